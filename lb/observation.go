@@ -1,0 +1,60 @@
+package lb
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Target is one backend of one service with the check that judges it.
+type Target struct {
+	Service string
+	Backend string
+	Address netip.Addr
+	Check   Check
+}
+
+// Targets lists what has to be checked for s, one target a backend.
+func (s Service) Targets() []Target {
+	targets := make([]Target, len(s.Backends))
+	for i, b := range s.Backends {
+		targets[i] = Target{Service: s.Name, Backend: b.Name, Address: b.Address, Check: s.Check}
+	}
+	return targets
+}
+
+// ID is the same on every member whose configuration holds the same target,
+// and differs as soon as anything about the target does: nobody's observation
+// is taken for an answer to a question that was not asked.
+func (t Target) ID() TargetID {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %s %s %d %q %d %d %d %d", t.Service, t.Backend, t.Address,
+		t.Check.Type, t.Check.Port, t.Check.Path, t.Check.Interval, t.Check.Timeout, t.Check.Rise, t.Check.Fall))
+	return TargetID(binary.BigEndian.Uint64(sum[:8]))
+}
+
+// TargetID names a Target among the members of a cluster.
+type TargetID uint64
+
+// Observation is what one observer found of one target: Up, Down, or Unknown
+// while rise and fall are not reached.
+type Observation struct {
+	Target TargetID
+	State  State
+}
+
+// Report is all that a member tells the others, whole each time.
+type Report struct {
+	Config       Digest            // of the services, as Digest of DigestServices
+	Tables       map[string]Digest // service name to the digest of its table in the data plane
+	Observations []Observation     // sorted by target
+	Leaving      bool              // a planned stop: no votes from here any more
+}
+
+// Record is the newest report of one member as some other member holds it.
+type Record struct {
+	Member string
+	Heard  time.Time // when the member last gave a sign of life, by our clock
+	Report Report
+}

@@ -1,0 +1,163 @@
+package lb
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Protocol is an IANA protocol number as it stands in the IP header.
+type Protocol uint8
+
+// The protocols a service can be reached by.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return fmt.Sprintf("protocol-%d", uint8(p))
+}
+
+// Port is a transport protocol and a destination port of it, written tcp/80.
+type Port struct {
+	Protocol Protocol
+	Number   uint16
+}
+
+func (p Port) String() string { return fmt.Sprintf("%s/%d", p.Protocol, p.Number) }
+
+// Forward is the way a packet reaches its backend. The packet's own source and
+// destination addresses stay as the client sent them in every one.
+type Forward uint8
+
+const (
+	// L2 rewrites the MAC addresses: the backend shares a link with the node.
+	L2 Forward = iota
+	// IPIP puts an outer IPv4 or IPv6 header before the packet (RFC 2003,
+	// RFC 4213, RFC 2473): the backend may be any number of hops away.
+	IPIP
+)
+
+func (f Forward) String() string {
+	switch f {
+	case L2:
+		return "l2"
+	case IPIP:
+		return "ipip"
+	}
+	return fmt.Sprintf("forward-%d", uint8(f))
+}
+
+// Service is a name for a set of VIPs and ports whose traffic is spread over a
+// set of backends. Service names are unique in a configuration.
+type Service struct {
+	Name     string
+	VIPs     []netip.Addr
+	Ports    []Port
+	Forward  Forward
+	Backends []Backend // names are unique, the order does not matter
+	Check    Check
+
+	// MinHealthy is how many backends must be up for the VIPs to be announced.
+	MinHealthy Quorum
+	// PanicBelow is the share of healthy backends, in percent, under which
+	// health is ignored and all backends are used. 0 never does.
+	PanicBelow int
+}
+
+// Backend is a server that owns the service's VIPs on its loopback.
+type Backend struct {
+	Name    string
+	Address netip.Addr
+	Weight  int // share of new flows relative to its fellows; 0 gets none
+}
+
+// Quorum is a number of backends, or a share of all of a service's in percent.
+type Quorum struct {
+	Value   int
+	Percent bool
+}
+
+// Of gives the number of backends out of n that q asks for, a share rounded up.
+func (q Quorum) Of(n int) int {
+	if !q.Percent {
+		return q.Value
+	}
+	return (n*q.Value + 99) / 100
+}
+
+func (q Quorum) String() string {
+	if q.Percent {
+		return fmt.Sprintf("%d%%", q.Value)
+	}
+	return fmt.Sprint(q.Value)
+}
+
+// CheckType says what a health check's probe speaks.
+type CheckType uint8
+
+// The probes there are.
+const (
+	CheckTCP CheckType = iota
+	CheckHTTP
+)
+
+func (t CheckType) String() string {
+	switch t {
+	case CheckTCP:
+		return "tcp"
+	case CheckHTTP:
+		return "http"
+	}
+	return fmt.Sprintf("check-%d", uint8(t))
+}
+
+// Check tells how the health of a service's backends is probed. It is
+// comparable: equal checks of one backend are the same check.
+type Check struct {
+	Type CheckType
+	Port uint16
+	Path string // of the http request
+
+	Interval time.Duration // from the start of a probe to the start of the next
+	Timeout  time.Duration // of one probe, shorter than Interval
+	Rise     int           // successes in a row that make a backend up
+	Fall     int           // failures in a row that make it down
+}
+
+// State is what the cluster holds of a backend.
+type State uint8
+
+const (
+	// Unknown is a backend that not enough observers have judged yet.
+	Unknown State = iota
+	Up
+	Down
+	// Draining gets no new flows; its old ones live on.
+	Draining
+	// Drained gets no flows and holds none.
+	Drained
+)
+
+func (s State) String() string {
+	switch s {
+	case Unknown:
+		return "unknown"
+	case Up:
+		return "up"
+	case Down:
+		return "down"
+	case Draining:
+		return "draining"
+	case Drained:
+		return "drained"
+	}
+	return fmt.Sprintf("state-%d", uint8(s))
+}

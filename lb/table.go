@@ -1,0 +1,70 @@
+package lb
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Table says for every slot of a service's hash space which backend serves it.
+// It is all that the data plane needs to forward a service's packets.
+type Table struct {
+	Service Service
+	// Backends are those that Slots points into: sorted by name, whatever
+	// the order of the file.
+	Backends []Backend
+	// Slots holds, for each slot, an index into Backends. It is empty while
+	// no backend can be used: packets are then dropped and counted.
+	Slots []uint16
+	// HashKey keys the flow hash of this service (SipHash-1-3).
+	HashKey [16]byte
+}
+
+// Digest is a fingerprint by which members see that they hold the same thing.
+type Digest uint64
+
+func (d Digest) String() string {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(d))
+	return hex.EncodeToString(b[:])
+}
+
+// Digest covers everything that decides where a flow goes: the hash key, the
+// slots, and the backends' names and addresses.
+func (t Table) Digest() Digest {
+	h := sha256.New()
+	h.Write(t.HashKey[:])
+	for _, b := range t.Backends {
+		fmt.Fprintf(h, "%q %s\n", b.Name, b.Address)
+	}
+	slots := make([]byte, 0, 2*len(t.Slots))
+	for _, s := range t.Slots {
+		slots = binary.BigEndian.AppendUint16(slots, s)
+	}
+	h.Write(slots)
+	return Digest(binary.BigEndian.Uint64(h.Sum(nil)))
+}
+
+// DigestServices fingerprints a configuration's services. The order of
+// services, VIPs, ports and backends in the file does not matter.
+func DigestServices(services []Service) Digest {
+	h := sha256.New()
+	for _, s := range slices.SortedFunc(slices.Values(services), func(a, b Service) int { return cmp.Compare(a.Name, b.Name) }) {
+		s.VIPs = slices.SortedFunc(slices.Values(s.VIPs), netip.Addr.Compare)
+		s.Ports = slices.SortedFunc(slices.Values(s.Ports), func(a, b Port) int {
+			return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number))
+		})
+		s.Backends = SortBackends(s.Backends)
+		fmt.Fprintf(h, "%+v\n", s)
+	}
+	return Digest(binary.BigEndian.Uint64(h.Sum(nil)))
+}
+
+// SortBackends gives backends by name, leaving its argument as it is.
+func SortBackends(backends []Backend) []Backend {
+	return slices.SortedFunc(slices.Values(backends), func(a, b Backend) int { return cmp.Compare(a.Name, b.Name) })
+}
