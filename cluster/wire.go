@@ -1,0 +1,453 @@
+package cluster
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// What members send each other. All numbers are big-endian, a name is its
+// length in one byte and its bytes:
+//
+//	message   = version kind(1) ...
+//	heartbeat = member boot(8) sequence(8)
+//	news      = record                           from the member itself
+//	relay     = age(4) record                    from any member
+//	request   = member                           "send me your record"
+//	claim     = member uptime(8) port(2) address "I run under this name"
+//	state     = count(2) { age(4) length(4) record }, sorted by member
+//	record    = member boot(8) sequence(8) report
+//	report    = flags(1) config(8)
+//	            count(2) { service digest(8) }, sorted by service
+//	            count(4) { target(8) }, sorted; then 2 bits of state for each
+//
+// An age is the milliseconds since the member gave its last sign of life.
+// Every value has one encoding and a decoder takes no other: equal reports are
+// equal bytes.
+const wireVersion = 1
+
+type kind uint8
+
+const (
+	kindHeartbeat kind = iota + 1
+	kindNews
+	kindRelay
+	kindRequest
+	kindClaim
+	kindState
+)
+
+const (
+	maxName    = 255
+	maxReport  = 512 << 10 // some 60,000 observations
+	maxMessage = maxReport + 1<<10
+	maxMembers = 1024
+	// maxState keeps push/pull below the 20 MiB that memberlist takes. What
+	// does not fit is fetched after the first heartbeat.
+	maxState = 16 << 20
+	// maxPacket is what surely fits a packet of memberlist's 1400 bytes with
+	// its headers, the label and the encryption. A bigger broadcast would
+	// stay in memberlist's queue for ever, without an error.
+	maxPacket = 1200
+)
+
+// refusal is why a message was not taken, as it stands in the metric's label.
+// Empty is none.
+type refusal string
+
+// decode gives the first five.
+const (
+	refusedVersion   refusal = "version"   // of the format
+	refusedMalformed refusal = "malformed" // cut short, too long, out of range
+	refusedOversize  refusal = "oversize"
+	refusedOrder     refusal = "order" // unsorted or listed twice
+	refusedState     refusal = "state" // no health state an observer can find
+	refusedCapacity  refusal = "capacity"
+	refusedConflict  refusal = "conflict" // two processes under one name
+	refusedKey       refusal = "key"
+	refusedLabel     refusal = "label"
+	refusedOverload  refusal = "overload"
+)
+
+var refusals = []refusal{
+	refusedVersion, refusedMalformed, refusedOversize, refusedOrder, refusedState,
+	refusedCapacity, refusedConflict, refusedKey, refusedLabel, refusedOverload,
+}
+
+// version orders the records of one member.
+type version struct{ boot, sequence uint64 }
+
+func (v version) compare(o version) int {
+	return cmp.Or(cmp.Compare(v.boot, o.boot), cmp.Compare(v.sequence, o.sequence))
+}
+
+// record is one member's report at one version. It never changes.
+type record struct {
+	member string
+	version
+	report lb.Report
+	raw    []byte // as it travels
+}
+
+func newRecord(member string, v version, report lb.Report, encoded []byte) *record {
+	raw := appendName(make([]byte, 0, 1+len(member)+16+len(encoded)), member)
+	raw = appendVersion(raw, v)
+	return &record{member: member, version: v, report: report, raw: append(raw, encoded...)}
+}
+
+type (
+	heartbeat struct {
+		member string
+		version
+	}
+	news  struct{ record *record }
+	relay struct {
+		age    time.Duration
+		record *record
+	}
+	request struct{ member string }
+	claim   struct {
+		member  string
+		uptime  time.Duration
+		address netip.AddrPort
+	}
+	state []relay
+)
+
+func (m heartbeat) encode() []byte {
+	return appendVersion(appendName(message(kindHeartbeat), m.member), m.version)
+}
+
+func (m news) encode() []byte { return append(message(kindNews), m.record.raw...) }
+
+func (m relay) encode() []byte {
+	return append(appendAge(message(kindRelay), m.age), m.record.raw...)
+}
+
+func (m request) encode() []byte { return appendName(message(kindRequest), m.member) }
+
+func (m claim) encode() []byte {
+	b := appendName(message(kindClaim), m.member)
+	b = binary.BigEndian.AppendUint64(b, uint64(m.uptime.Milliseconds()))
+	b = binary.BigEndian.AppendUint16(b, m.address.Port())
+	return append(b, m.address.Addr().AsSlice()...)
+}
+
+// encode leaves out what does not fit.
+func (m state) encode() []byte {
+	b := append(message(kindState), 0, 0)
+	count := uint16(0)
+	for _, r := range m {
+		if len(b)+8+len(r.record.raw) > maxState || count == maxMembers {
+			continue
+		}
+		b = appendAge(b, r.age)
+		b = binary.BigEndian.AppendUint32(b, uint32(len(r.record.raw)))
+		b = append(b, r.record.raw...)
+		count++
+	}
+	binary.BigEndian.PutUint16(b[2:], count)
+	return b
+}
+
+func message(k kind) []byte { return []byte{wireVersion, byte(k)} }
+
+func appendName(b []byte, name string) []byte {
+	return append(append(b, byte(len(name))), name...)
+}
+
+func appendVersion(b []byte, v version) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, v.boot), v.sequence)
+}
+
+func appendAge(b []byte, age time.Duration) []byte {
+	return binary.BigEndian.AppendUint32(b, uint32(min(max(age.Milliseconds(), 0), math.MaxUint32)))
+}
+
+// normal gives a copy of report in the form in which it is encoded.
+func normal(report lb.Report) lb.Report {
+	report.Tables = maps.Clone(report.Tables)
+	if len(report.Tables) == 0 {
+		report.Tables = nil
+	}
+	report.Observations = slices.SortedFunc(slices.Values(report.Observations), func(a, b lb.Observation) int {
+		return cmp.Compare(a.Target, b.Target)
+	})
+	return report
+}
+
+// encodeReport takes a report as normal gives it.
+func encodeReport(report lb.Report) ([]byte, error) {
+	if len(report.Tables) > math.MaxUint16 {
+		return nil, fmt.Errorf("%d tables: at most %d can be told", len(report.Tables), math.MaxUint16)
+	}
+	var b []byte
+	if report.Leaving {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	b = binary.BigEndian.AppendUint64(b, uint64(report.Config))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(report.Tables)))
+	for _, service := range slices.Sorted(maps.Keys(report.Tables)) {
+		if err := checkName(service); err != nil {
+			return nil, fmt.Errorf("service %q: %w", service, err)
+		}
+		b = appendName(b, service)
+		b = binary.BigEndian.AppendUint64(b, uint64(report.Tables[service]))
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(len(report.Observations)))
+	for i, o := range report.Observations {
+		if i > 0 && o.Target == report.Observations[i-1].Target {
+			return nil, fmt.Errorf("target %x is observed twice", uint64(o.Target))
+		}
+		b = binary.BigEndian.AppendUint64(b, uint64(o.Target))
+	}
+	states := make([]byte, packed(len(report.Observations)))
+	for i, o := range report.Observations {
+		if o.State > lb.Down {
+			return nil, fmt.Errorf("target %x is %v: an observer finds up, down or unknown only", uint64(o.Target), o.State)
+		}
+		states[i/4] |= byte(o.State) << (i % 4 * 2)
+	}
+	b = append(b, states...)
+	if len(b) > maxReport {
+		return nil, fmt.Errorf("%d tables and %d observations take %d bytes, at most %d can be told: spread the services over several clusters",
+			len(report.Tables), len(report.Observations), len(b), maxReport)
+	}
+	return b, nil
+}
+
+// packed is the room that n states take.
+func packed(n int) int { return (n + 3) / 4 }
+
+func checkName(name string) error {
+	if name == "" || len(name) > maxName || !utf8.ValidString(name) {
+		return fmt.Errorf("names must be 1 to %d bytes of UTF-8", maxName)
+	}
+	return nil
+}
+
+// decode gives a heartbeat, news, relay, request, claim or state, or a refusal.
+// Nothing of b is kept.
+func decode(b []byte) (any, refusal) {
+	r := reader{b: b}
+	if v := r.uint8(); r.refused == "" && v != wireVersion {
+		return nil, refusedVersion
+	}
+	k := kind(r.uint8())
+	if k != kindState && len(b) > maxMessage || len(b) > maxState {
+		return nil, refusedOversize
+	}
+	var m any
+	switch k {
+	case kindHeartbeat:
+		m = heartbeat{r.name(), r.version()}
+	case kindNews:
+		m = news{r.record(len(r.b))}
+	case kindRelay:
+		m = relay{r.age(), r.record(len(r.b))}
+	case kindRequest:
+		m = request{r.name()}
+	case kindClaim:
+		m = r.claim()
+	case kindState:
+		m = r.state()
+	default:
+		r.fail(refusedMalformed)
+	}
+	if len(r.b) > 0 {
+		r.fail(refusedMalformed)
+	}
+	if r.refused != "" {
+		return nil, r.refused
+	}
+	return m, ""
+}
+
+// reader takes a message apart. After the first refusal it gives zeros, so that
+// need only be looked at before a value steers anything.
+type reader struct {
+	b       []byte
+	refused refusal
+}
+
+func (r *reader) fail(why refusal) {
+	if r.refused == "" {
+		r.refused = why
+	}
+	r.b = nil
+}
+
+func (r *reader) take(n int) []byte {
+	if n < 0 || n > len(r.b) {
+		r.fail(refusedMalformed)
+		return nil
+	}
+	taken := r.b[:n]
+	r.b = r.b[n:]
+	return taken
+}
+
+func (r *reader) uint8() uint8 {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) uint16() uint16 {
+	if b := r.take(2); b != nil {
+		return binary.BigEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (r *reader) uint32() uint32 {
+	if b := r.take(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *reader) uint64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (r *reader) name() string {
+	name := string(r.take(int(r.uint8())))
+	if r.refused == "" && checkName(name) != nil {
+		r.fail(refusedMalformed)
+	}
+	return name
+}
+
+// version refuses numbers that nobody reaches by counting, so that counting on
+// from one never overflows.
+func (r *reader) version() version {
+	v := version{boot: r.uint64(), sequence: r.uint64()}
+	if v.boot > math.MaxInt64 || v.sequence > math.MaxInt64 {
+		r.fail(refusedMalformed)
+	}
+	return v
+}
+
+func (r *reader) age() time.Duration { return time.Duration(r.uint32()) * time.Millisecond }
+
+func (r *reader) claim() claim {
+	c := claim{member: r.name()}
+	uptime := r.uint64()
+	port := r.uint16()
+	address, ok := netip.AddrFromSlice(r.take(len(r.b)))
+	if !ok || address.Is4In6() || uptime > math.MaxInt64/uint64(time.Millisecond) {
+		r.fail(refusedMalformed)
+	}
+	c.uptime, c.address = time.Duration(uptime)*time.Millisecond, netip.AddrPortFrom(address, port)
+	return c
+}
+
+func (r *reader) state() state {
+	var s state
+	for range r.uint16() {
+		age := r.age()
+		record := r.record(int(r.uint32()))
+		if r.refused != "" {
+			return nil
+		}
+		if len(s) > 0 && record.member <= s[len(s)-1].record.member {
+			r.fail(refusedOrder)
+			return nil
+		}
+		s = append(s, relay{age, record})
+	}
+	return s
+}
+
+// record reads one that is length bytes long.
+func (r *reader) record(length int) *record {
+	raw := r.take(length)
+	if r.refused != "" {
+		return nil
+	}
+	if len(raw) > maxMessage {
+		r.fail(refusedOversize)
+		return nil
+	}
+	inner := reader{b: raw}
+	rec := &record{member: inner.name(), version: inner.version(), raw: slices.Clone(raw)}
+	rec.report = inner.report()
+	if inner.refused == "" && rec.sequence == 0 {
+		inner.fail(refusedMalformed) // 0 is the heartbeat of a member without a record
+	}
+	if inner.refused != "" {
+		r.fail(inner.refused)
+		return nil
+	}
+	return rec
+}
+
+// report takes all that is left.
+func (r *reader) report() lb.Report {
+	if len(r.b) > maxReport {
+		r.fail(refusedOversize)
+		return lb.Report{}
+	}
+	flags := r.uint8()
+	if flags > 1 {
+		r.fail(refusedMalformed)
+	}
+	report := lb.Report{Leaving: flags == 1, Config: lb.Digest(r.uint64())}
+
+	previous := ""
+	for range r.uint16() {
+		service := r.name()
+		digest := lb.Digest(r.uint64())
+		if r.refused == "" && service <= previous {
+			r.fail(refusedOrder)
+		}
+		if r.refused != "" {
+			return lb.Report{}
+		}
+		if report.Tables == nil {
+			report.Tables = make(map[string]lb.Digest)
+		}
+		report.Tables[service] = digest
+		previous = service
+	}
+
+	count := int(r.uint32())
+	if count > maxReport || len(r.b) != 8*count+packed(count) {
+		r.fail(refusedMalformed) // before room is made for count observations
+	}
+	if r.refused != "" || count == 0 {
+		return report
+	}
+	targets := reader{b: r.take(8 * count)}
+	states := r.take(packed(count))
+	report.Observations = make([]lb.Observation, count)
+	for i := range report.Observations {
+		o := lb.Observation{Target: lb.TargetID(targets.uint64()), State: lb.State(states[i/4] >> (i % 4 * 2) & 3)}
+		if i > 0 && o.Target <= report.Observations[i-1].Target {
+			r.fail(refusedOrder)
+		}
+		if o.State > lb.Down {
+			r.fail(refusedState)
+		}
+		report.Observations[i] = o
+	}
+	if count%4 != 0 && states[len(states)-1]>>(count%4*2) != 0 {
+		r.fail(refusedMalformed)
+	}
+	return report
+}
