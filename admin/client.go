@@ -1,0 +1,99 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+)
+
+// Client asks a running node through its admin socket.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient makes a client of the node whose admin socket is at path socket.
+// It connects anew for each question.
+func NewClient(socket string) *Client {
+	return &Client{socket: socket, http: http.Client{
+		Timeout: patience,
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "unix", socket)
+			},
+		},
+	}}
+}
+
+// Status asks how the node and its cluster stand.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	body, err := c.do(ctx, http.MethodGet, "/api/v1/status")
+	if err != nil {
+		return Status{}, err
+	}
+	var st Status
+	if err := json.Unmarshal(body, &st); err != nil {
+		return Status{}, fmt.Errorf("read the status from %s: %w: is the daemon of the same version as this program?", c.socket, err)
+	}
+	return st, nil
+}
+
+// Reload makes the node take its configuration file anew. The error has every
+// fault of the file; the node then goes on with what it had.
+func (c *Client) Reload(ctx context.Context) error {
+	_, err := c.do(ctx, http.MethodPost, "/api/v1/reload")
+	return err
+}
+
+func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://halfproxy"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusNoContent:
+		return body, nil
+	case http.StatusUnprocessableEntity: // refused, in words made for people
+		return nil, errors.New(strings.TrimSpace(string(body)))
+	}
+	return nil, fmt.Errorf("%s %s on %s: %s: %s: is the daemon of the same version as this program?",
+		method, path, c.socket, resp.Status, strings.TrimSpace(string(body)))
+}
+
+// explain adds what a person can do about err.
+func (c *Client) explain(err error) error {
+	// Its text has a made-up host's URL, which would puzzle.
+	if outer, ok := errors.AsType[*url.Error](err); ok {
+		err = outer.Err
+	}
+	switch timeout, _ := errors.AsType[net.Error](err); {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: is halfproxy running? Another socket is chosen with --socket PATH", err)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: nobody listens there any more: is halfproxy running? Another socket is chosen with --socket PATH", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: use sudo, or join the group that owns the socket (`ls -l %s`)", err, c.socket)
+	case timeout != nil && timeout.Timeout():
+		return fmt.Errorf("%w: halfproxy runs but does not answer on %s: see its log", err, c.socket)
+	}
+	return fmt.Errorf("ask halfproxy on %s: %w", c.socket, err)
+}

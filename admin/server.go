@@ -1,0 +1,195 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Config is what a Server answers with. The functions are called for each
+// request, several at once.
+type Config struct {
+	Listen netip.AddrPort // http.listen; the zero value: no TCP listener
+	Socket string         // path of the admin socket; empty: none
+
+	Status   func() Status
+	Health   func() (reasons []string) // why the node cannot forward; none: healthy
+	Ready    func() (reasons []string) // why it should not get traffic; none: ready
+	Gatherer prometheus.Gatherer
+
+	// Reload takes the configuration file anew. Its error, on as many lines as
+	// there are faults, is shown to whoever asked. ctx ends when that one goes
+	// away, and when the server stops.
+	Reload func(ctx context.Context) error
+
+	Log *slog.Logger
+}
+
+// Server serves the HTTP endpoint and the admin socket.
+type Server struct {
+	log       *slog.Logger
+	listeners []net.Listener
+	handlers  []http.Handler // one a listener
+}
+
+const (
+	patience = 30 * time.Second // for one answer, at either end
+	grace    = 3 * time.Second  // for answers under way when the server stops
+)
+
+// New binds both listeners, so that a taken port is known before anything else
+// begins. They are released by Run when it returns, or by Close.
+func New(cfg Config) (*Server, error) {
+	s := &Server{log: cfg.Log.With("part", "admin")}
+	if cfg.Listen.IsValid() {
+		l, err := listenTCP(cfg.Listen)
+		if err != nil {
+			return nil, err
+		}
+		s.add(l, readOnly(s.reads(cfg)))
+	}
+	if cfg.Socket != "" {
+		l, err := listenSocket(cfg.Socket)
+		if err != nil {
+			s.Close()
+			return nil, err
+		}
+		mux := s.reads(cfg)
+		mux.HandleFunc("POST /api/v1/reload", func(w http.ResponseWriter, r *http.Request) { s.reload(w, r, cfg.Reload) })
+		s.add(l, mux)
+	}
+	return s, nil
+}
+
+func (s *Server) add(l net.Listener, h http.Handler) {
+	s.listeners, s.handlers = append(s.listeners, l), append(s.handlers, h)
+}
+
+// Close releases what New bound, for a caller that does not come to Run.
+func (s *Server) Close() {
+	for _, l := range s.listeners {
+		l.Close() // removes the socket's file, too
+	}
+}
+
+// Run serves until ctx ends, lets answers under way finish and releases the
+// listeners.
+func (s *Server) Run(ctx context.Context) error {
+	var (
+		running sync.WaitGroup
+		servers []*http.Server
+		failed  = make(chan error, len(s.listeners))
+	)
+	for i, l := range s.listeners {
+		srv := &http.Server{
+			Handler:           s.handlers[i],
+			ReadHeaderTimeout: 5 * time.Second,
+			ReadTimeout:       10 * time.Second,
+			WriteTimeout:      patience,
+			IdleTimeout:       2 * time.Minute,
+			MaxHeaderBytes:    16 << 10,
+			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelError),
+			BaseContext:       func(net.Listener) context.Context { return ctx },
+
+			DisableGeneralOptionsHandler: true, // it answers "OPTIONS *" before readOnly can
+		}
+		servers = append(servers, srv)
+		running.Go(func() {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				failed <- fmt.Errorf("serve on %s: %w", l.Addr(), err)
+			}
+		})
+		s.log.Info("listening", "address", l.Addr().String())
+	}
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	for _, srv := range servers {
+		if srv.Shutdown(last) != nil {
+			srv.Close()
+		}
+	}
+	running.Wait()
+	return err
+}
+
+// reads routes what may be asked by anyone who reaches a listener.
+func (s *Server) reads(cfg Config) *http.ServeMux {
+	health := func() Health { return newHealth("unhealthy", cfg.Health()) }
+	ready := func() Health { return newHealth("not ready", cfg.Ready()) }
+	answerHealth := func(current func() Health) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			h, code := current(), http.StatusOK
+			if len(h.Reasons) > 0 {
+				code = http.StatusServiceUnavailable
+			}
+			s.answer(w, code, h)
+		}
+	}
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", answerHealth(health))
+	mux.HandleFunc("GET /readyz", answerHealth(ready))
+	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		st := cfg.Status()
+		st.Node.Health, st.Node.Ready = health(), ready()
+		s.answer(w, http.StatusOK, st)
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		// One counter that cannot be read must not hide all others.
+		ErrorHandling: promhttp.ContinueOnError,
+	}))
+	return mux
+}
+
+func newHealth(otherwise string, reasons []string) Health {
+	if len(reasons) == 0 {
+		return Health{Status: "ok"}
+	}
+	return Health{Status: otherwise, Reasons: reasons}
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request, reload func(context.Context) error) {
+	if err := reload(r.Context()); err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) answer(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	if err := writeJSON(w, v); err != nil {
+		s.log.Debug("answer not delivered", "err", err)
+	}
+}
+
+// readOnly stands before the routes, so that no route added later can change
+// anything over TCP.
+func readOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "only reads are served here: changes go through the admin socket", http.StatusMethodNotAllowed)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

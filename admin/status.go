@@ -1,0 +1,124 @@
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+)
+
+// Status is how a node and its cluster stand: what `halfproxy status --json`
+// prints and /api/v1/status answers. Lists are shown in the order given.
+type Status struct {
+	Time          time.Time     `json:"time"` // when all this was so
+	Node          Node          `json:"node"`
+	Cluster       Cluster       `json:"cluster"`
+	Members       List[Member]  `json:"members"`
+	Services      List[Service] `json:"services"`
+	BGP           List[Peer]    `json:"bgp"`
+	ConfigDigest  string        `json:"config_digest"`
+	ConfigDiffers List[string]  `json:"config_differs"` // members with another configuration for a while
+}
+
+// Node is the node that answers.
+type Node struct {
+	Name       string          `json:"name"`
+	Draining   bool            `json:"draining"`
+	Version    string          `json:"version"`
+	Started    time.Time       `json:"started"`
+	Health     Health          `json:"health"` // as /healthz has it; filled in by Server
+	Ready      Health          `json:"ready"`  // as /readyz has it; filled in by Server
+	Interfaces List[Interface] `json:"interfaces"`
+}
+
+// Health is the answer of /healthz and /readyz.
+type Health struct {
+	Status  string       `json:"status"`  // "ok", else "unhealthy" or "not ready"
+	Reasons List[string] `json:"reasons"` // why it is not ok
+}
+
+// Interface is a NIC that carries VIP traffic.
+type Interface struct {
+	Name     string `json:"name"`
+	XDPMode  string `json:"xdp_mode"` // native, generic, or empty while not attached
+	Attached bool   `json:"attached"`
+}
+
+// Cluster says how far this node's verdicts are the cluster's.
+type Cluster struct {
+	InSight int  `json:"in_sight"` // members whose observations count now
+	Size    int  `json:"size"`     // members there should be
+	Frozen  bool `json:"frozen"`   // too few in sight: verdicts stay as they were
+}
+
+// Member is a load balancer node of the cluster, this one included.
+type Member struct {
+	Name         string         `json:"name"`
+	Address      netip.AddrPort `json:"address"`
+	State        string         `json:"state"`         // alive, or what is wrong with it
+	ConfigDigest string         `json:"config_digest"` // empty while it has told none
+}
+
+// Service is a service as this node serves it.
+type Service struct {
+	Name         string           `json:"name"`
+	VIPs         List[netip.Addr] `json:"vips"`
+	Ports        List[string]     `json:"ports"` // tcp/80
+	Forward      string           `json:"forward"`
+	Announced    bool             `json:"announced"` // all of its VIPs are
+	Reason       string           `json:"reason"`    // why, or why not
+	TableDigest  string           `json:"table_digest"`
+	TableDiffers List[string]     `json:"table_differs"` // members with another table for a while
+	Backends     List[Backend]    `json:"backends"`
+}
+
+// Backend is a backend of one service. State is the cluster's verdict, the
+// counters and LastError are what this node alone has seen.
+type Backend struct {
+	Name             string     `json:"name"`
+	Address          netip.Addr `json:"address"`
+	Weight           int        `json:"weight"`
+	State            string     `json:"state"` // up, down, draining, drained or unknown
+	HealthyObservers int        `json:"healthy_observers"`
+	Observers        int        `json:"observers"`
+	Packets          uint64     `json:"packets"`
+	Bytes            uint64     `json:"bytes"`
+	LastError        string     `json:"last_error"` // of the last check from here; empty if it passed
+}
+
+// Peer is a router that this node speaks BGP with.
+type Peer struct {
+	Address   netip.Addr `json:"peer"`
+	ASN       uint32     `json:"asn"`
+	State     string     `json:"state"` // established, or how far it has come
+	Since     time.Time  `json:"since,omitzero"`
+	BFD       string     `json:"bfd"`        // up, down, or off where none is configured
+	Announced int        `json:"announced"`  // prefixes announced to it
+	LastError string     `json:"last_error"` // what ended the session, or kept it from starting
+}
+
+// List is a slice that is [] in JSON when it is empty, never null.
+type List[T any] []T
+
+// MarshalJSON implements json.Marshaler.
+func (l List[T]) MarshalJSON() ([]byte, error) {
+	if len(l) == 0 {
+		return []byte("[]"), nil
+	}
+	return json.Marshal([]T(l))
+}
+
+// WriteJSON writes s as /api/v1/status answers it.
+func (s Status) WriteJSON(w io.Writer) error { return writeJSON(w, s) }
+
+func writeJSON(w io.Writer, v any) error {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err == nil {
+		_, err = w.Write(append(body, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("write JSON: %w", err)
+	}
+	return nil
+}
