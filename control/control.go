@@ -1,0 +1,332 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+const (
+	// coalesce is how long news is gathered before tables are built from it:
+	// a failure of many backends reaches us in many pieces.
+	coalesce = 10 * time.Millisecond
+	// tick is how often the passing of time alone is looked at, and how soon
+	// what failed is tried again.
+	tick = 500 * time.Millisecond
+)
+
+// Dataplane forwards packets by tables. xdp.Dataplane is one.
+type Dataplane interface {
+	// Apply makes tables the whole of what is forwarded.
+	Apply(ctx context.Context, tables []lb.Table) error
+	// Attached is nil while packets reach the data plane.
+	Attached() error
+}
+
+// Announcer tells routers which VIPs this node takes packets for.
+// bgp.Speaker is one.
+type Announcer interface {
+	// Announce makes vips the whole announcement.
+	Announce(ctx context.Context, vips []netip.Prefix) error
+}
+
+// Cluster spreads the members' reports. cluster.Cluster is one.
+type Cluster interface {
+	// Publish makes r what this member tells the others. It does not block.
+	Publish(r lb.Report)
+	// Records gives every member's newest report. This node's own may be
+	// among them and is passed over: its observations are at hand.
+	Records() []lb.Record
+}
+
+// Checker checks the health of backends. health.Checker is one.
+type Checker interface {
+	// SetTargets makes targets the whole of what is checked.
+	SetTargets(targets []lb.Target)
+	// Observations gives what was found, sorted by target.
+	Observations() []lb.Observation
+}
+
+// Config is what a Controller works with.
+type Config struct {
+	Node   string // this member's name
+	Size   int    // members there should be: a verdict needs a majority of them in sight
+	Secret []byte // shared by the members, keys the flow hashes
+
+	Dataplane Dataplane
+	Announcer Announcer
+	Cluster   Cluster
+	Checker   Checker
+
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Controller keeps the node as its inputs ask for it.
+type Controller struct {
+	Config
+
+	woken  chan struct{} // capacity 1: something is new
+	status atomic.Pointer[Status]
+
+	mu     sync.Mutex
+	wanted wanted
+
+	stepping  sync.Mutex // one step at a time; guards what follows
+	jury      jury
+	done      outcome
+	agreement agreement
+}
+
+// wanted is what the operator asks for.
+type wanted struct {
+	services []lb.Service
+	config   lb.Digest // of services
+	draining bool
+}
+
+// outcome is what the last step made so.
+type outcome struct {
+	decisions map[string]decision
+	tablesIn  lb.Digest // fingerprint of the services and tables that the data plane has
+	announced []netip.Prefix
+	told      bool                 // the announcer took announced
+	tables    map[string]lb.Digest // by service, as the data plane has them
+	failure   string               // what kept the last step from being applied
+}
+
+// New gives a Controller that does nothing before Run.
+func New(cfg Config) *Controller {
+	c := &Controller{
+		Config: cfg,
+		woken:  make(chan struct{}, 1),
+		jury:   jury{size: cfg.Size},
+	}
+	c.Log = cfg.Log.With("part", "control")
+	c.status.Store(&Status{})
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(collector{c})
+	}
+	return c
+}
+
+// SetServices makes services the whole of what this node balances.
+func (c *Controller) SetServices(services []lb.Service) {
+	digest := lb.DigestServices(services)
+	c.mu.Lock()
+	c.wanted.services, c.wanted.config = services, digest
+	c.mu.Unlock()
+
+	var targets []lb.Target
+	for _, s := range services {
+		targets = append(targets, s.Targets()...)
+	}
+	c.Checker.SetTargets(targets)
+	c.Wake()
+}
+
+// Wake says that the checker or the cluster has news. It does not block.
+func (c *Controller) Wake() {
+	select {
+	case c.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Drain withdraws every VIP, at once and for good. Packets that still come are
+// forwarded as before.
+func (c *Controller) Drain(ctx context.Context) error {
+	c.mu.Lock()
+	c.wanted.draining = true
+	c.mu.Unlock()
+	return c.step(ctx)
+}
+
+// Status is how things stood after the last step.
+func (c *Controller) Status() Status { return *c.status.Load() }
+
+// Run keeps the node as its inputs ask for it until ctx ends. What fails is
+// logged once and tried again until it works.
+func (c *Controller) Run(ctx context.Context) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var due <-chan time.Time
+	pause := coalesce
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.woken:
+			c.publish()
+			if due == nil {
+				due = time.After(pause)
+			}
+			continue
+		case <-due:
+			due = nil
+		case <-ticker.C:
+		}
+		pause = coalesce
+		if err := c.step(ctx); err != nil {
+			pause = tick
+		}
+	}
+}
+
+// publish tells the others what this node saw without waiting for tables to be
+// built: the verdict needs a majority, so news is what everybody waits for.
+func (c *Controller) publish() {
+	c.stepping.Lock()
+	defer c.stepping.Unlock()
+	c.Cluster.Publish(c.report(c.want()))
+}
+
+func (c *Controller) want() wanted {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.wanted
+}
+
+func (c *Controller) report(want wanted) lb.Report {
+	return lb.Report{Config: want.config, Tables: c.done.tables, Observations: c.Checker.Observations()}
+}
+
+// step decides, applies, publishes and notes how things stand.
+func (c *Controller) step(ctx context.Context) error {
+	c.stepping.Lock()
+	defer c.stepping.Unlock()
+	want, now := c.want(), time.Now()
+
+	others := slices.DeleteFunc(inSight(c.Cluster.Records(), now), func(r lb.Record) bool { return r.Member == c.Node })
+	counting := append(slices.Clone(others), lb.Record{Member: c.Node, Heard: now, Report: c.report(want)})
+	verdicts, frozen := c.jury.decide(counting, now)
+
+	decisions := make([]decision, len(want.services))
+	for i, s := range want.services {
+		decisions[i] = decide(s, verdicts, c.Secret, c.done.decisions[s.Name])
+	}
+	attachErr := c.Dataplane.Attached()
+	obstacle := ""
+	switch {
+	case want.draining:
+		obstacle = "this node is draining"
+	case attachErr != nil:
+		obstacle = attachErr.Error()
+	}
+	vips, reasons := announcement(decisions, obstacle)
+
+	err := c.apply(ctx, decisions, vips)
+	if err != nil {
+		for name, reason := range reasons {
+			reasons[name] = cmp.Or(reason, err.Error())
+		}
+	}
+	c.logFailure(err)
+	c.logChanges(decisions)
+	c.remember(decisions)
+	report := c.report(want)
+	c.Cluster.Publish(report)
+	differs := c.agreement.update(c.Log, report, others, now)
+	c.status.Store(c.newStatus(want, len(counting), frozen, reasons, differs))
+	return err
+}
+
+// apply makes decisions so, in the order that loses no packet: what must not
+// be announced any more is withdrawn, then the tables change, and only when
+// they are in is anything new announced.
+func (c *Controller) apply(ctx context.Context, decisions []decision, vips []netip.Prefix) error {
+	still := slices.DeleteFunc(slices.Clone(c.done.announced), func(p netip.Prefix) bool { return !slices.Contains(vips, p) })
+	// Routers that cannot be told are no reason to keep dead backends.
+	withdrawErr := c.announce(ctx, still)
+	if want := fingerprint(decisions); want != c.done.tablesIn {
+		tables := make([]lb.Table, len(decisions))
+		for i, d := range decisions {
+			tables[i] = d.table
+		}
+		if err := c.Dataplane.Apply(ctx, tables); err != nil {
+			return errors.Join(withdrawErr, fmt.Errorf("put tables into the data plane: %w", err))
+		}
+		c.done.tablesIn = want
+		c.done.tables = make(map[string]lb.Digest, len(decisions))
+		for _, d := range decisions {
+			c.done.tables[d.service.Name] = d.digest
+		}
+	}
+	if withdrawErr != nil {
+		return withdrawErr
+	}
+	return c.announce(ctx, vips)
+}
+
+// announce hands vips to the announcer unless it has them.
+func (c *Controller) announce(ctx context.Context, vips []netip.Prefix) error {
+	if c.done.told && slices.Equal(vips, c.done.announced) {
+		return nil
+	}
+	err := c.Announcer.Announce(ctx, vips)
+	c.done.announced, c.done.told = vips, err == nil
+	if err != nil {
+		return fmt.Errorf("announce %v: %w", vips, err)
+	}
+	return nil
+}
+
+// fingerprint covers all that Dataplane.Apply is handed.
+func fingerprint(decisions []decision) lb.Digest {
+	services := make([]lb.Service, len(decisions))
+	for i, d := range decisions {
+		// The digest of the table stands in for what the table was made of.
+		services[i] = d.service
+		services[i].Backends = append([]lb.Backend{{Name: d.digest.String()}}, d.service.Backends...)
+	}
+	return lb.DigestServices(services)
+}
+
+func (c *Controller) remember(decisions []decision) {
+	c.done.decisions = make(map[string]decision, len(decisions))
+	for _, d := range decisions {
+		c.done.decisions[d.service.Name] = d
+	}
+}
+
+// logFailure says that applying failed, once while it fails the same way.
+func (c *Controller) logFailure(err error) {
+	failure := ""
+	if err != nil {
+		failure = err.Error()
+	}
+	if failure != "" && failure != c.done.failure {
+		c.Log.Error("state not applied, will retry", "err", err, "after", tick)
+	}
+	c.done.failure = failure
+}
+
+// logChanges tells what a colleague would be told.
+func (c *Controller) logChanges(decisions []decision) {
+	for _, d := range decisions {
+		previous := c.done.decisions[d.service.Name].backends
+		for _, b := range d.backends {
+			i := slices.IndexFunc(previous, func(p BackendStatus) bool { return p.Name == b.Name })
+			if i >= 0 && previous[i].State == b.State || i < 0 && b.State == lb.Unknown {
+				continue
+			}
+			level := slog.LevelInfo
+			if b.State == lb.Down {
+				level = slog.LevelWarn
+			}
+			c.Log.Log(context.Background(), level, "backend changed", "service", d.service.Name, "backend", b.Name,
+				"state", b.State.String(), "healthy_observers", b.Up, "observers", b.Observers)
+		}
+	}
+}

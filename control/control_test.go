@@ -1,0 +1,99 @@
+package control
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// TestMembersWithTheSameRecordsHaveTheSameTables shuffles the file's order and
+// the order in which records came.
+func TestMembersWithTheSameRecordsHaveTheSameTables(t *testing.T) {
+	const seed = 1
+	random := rand.New(rand.NewPCG(seed, 0))
+	service := lb.Service{Name: "web", MinHealthy: lb.Quorum{Value: 1}}
+	for i := range 20 {
+		service.Backends = append(service.Backends, lb.Backend{
+			Name: fmt.Sprintf("web%d", i), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), Weight: random.IntN(3) * 50,
+		})
+	}
+	var records []lb.Record
+	for m := range 5 {
+		r := lb.Record{Member: fmt.Sprintf("lb%d", m)}
+		for _, target := range service.Targets() {
+			r.Report.Observations = append(r.Report.Observations, lb.Observation{Target: target.ID(), State: lb.State(random.IntN(3))})
+		}
+		records = append(records, r)
+	}
+
+	want := decide(service, judge(records), []byte("secret"), decision{})
+	for range 20 {
+		service.Backends = slices.Clone(service.Backends)
+		random.Shuffle(len(service.Backends), func(i, j int) {
+			service.Backends[i], service.Backends[j] = service.Backends[j], service.Backends[i]
+		})
+		random.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
+		if got := decide(service, judge(records), []byte("secret"), decision{}); got.digest != want.digest {
+			t.Fatalf("digest of the table: got %v, want %v (seed %d)", got.digest, want.digest, seed)
+		}
+	}
+	if got := decide(service, judge(records), []byte("other"), decision{}); got.digest == want.digest {
+		t.Error("another secret gives the same table and hash key")
+	}
+}
+
+func TestATableIsTakenOverOnlyWhenItWouldComeOutTheSame(t *testing.T) {
+	service := lb.Service{Name: "web", MinHealthy: lb.Quorum{Value: 1}, Backends: []lb.Backend{
+		{Name: "web1", Address: netip.MustParseAddr("192.0.2.1"), Weight: 1},
+		{Name: "web2", Address: netip.MustParseAddr("192.0.2.2"), Weight: 1},
+	}}
+	verdicts := make(map[lb.TargetID]judgement)
+	for _, target := range service.Targets() {
+		verdicts[target.ID()] = judgement{state: lb.Up, up: 1, observers: 1}
+	}
+	first := decide(service, verdicts, nil, decision{})
+	if again := decide(service, verdicts, nil, first); &again.table.Slots[0] != &first.table.Slots[0] {
+		t.Error("the table of an unchanged service was built again")
+	}
+	service.Backends = slices.Clone(service.Backends)
+	service.Backends[0].Weight = 3
+	if heavier := decide(service, verdicts, nil, first); heavier.digest == first.digest {
+		t.Error("another weight, and still the old table")
+	}
+}
+
+func TestMetricsAreWellFormed(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	w := newWorld(t)
+	w.setService("web", []string{"vips=203.0.113.10,2001:db8::10", "backends=web1,web2"})
+	w.member("lb1", "sees web1=up web2=down", []string{"web1=up", "web2=down"})
+	c := New(Config{
+		Node: "lb1", Size: 1, Dataplane: w, Announcer: w, Cluster: w, Checker: w,
+		Log: slog.New(slog.DiscardHandler), Registerer: registry,
+	})
+	w.members["lb1"].Heard = time.Now()
+	c.SetServices(w.services)
+	if err := c.step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if problems, err := testutil.CollectAndLint(collector{c}); err != nil || len(problems) > 0 {
+		t.Errorf("lint: got %v, %v, want nothing", problems, err)
+	}
+	for name, want := range map[string]int{
+		"halfproxy_backend_up": 2, "halfproxy_vip_announced": 2,
+		"halfproxy_table_digest_mismatch": 1, "halfproxy_config_mismatch": 1,
+	} {
+		if got, err := testutil.GatherAndCount(registry, name); err != nil || got != want {
+			t.Errorf("%s: got %d series, %v, want %d", name, got, err, want)
+		}
+	}
+}

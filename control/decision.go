@@ -1,0 +1,119 @@
+package control
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/halfproxy/halfproxy/lb"
+	"github.com/halfproxy/halfproxy/maglev"
+)
+
+// decision is what should be so for one service.
+type decision struct {
+	service  lb.Service
+	backends []BackendStatus // sorted by name
+	table    lb.Table
+	digest   lb.Digest
+	obstacle string // why its VIPs must not be announced; empty where they may
+}
+
+// decide turns verdicts into a table and an answer whether the service can
+// serve. previous is the service's last decision: its table is taken over when
+// it would come out the same, since building one costs milliseconds.
+func decide(s lb.Service, verdicts map[lb.TargetID]judgement, secret []byte, previous decision) decision {
+	d := decision{service: s}
+	s.Backends = lb.SortBackends(s.Backends)
+
+	var inService, healthy, down, unknown int // of the backends with a weight
+	for i, target := range s.Targets() {
+		b, j := s.Backends[i], verdicts[target.ID()]
+		status := BackendStatus{Backend: b, State: j.state, Up: j.up, Observers: j.observers}
+		if b.Weight == 0 {
+			status.State = lb.Drained
+		} else {
+			inService++
+		}
+		switch status.State {
+		case lb.Up:
+			healthy++
+		case lb.Down:
+			down++
+		case lb.Unknown:
+			unknown++
+		}
+		d.backends = append(d.backends, status)
+	}
+	panicking := (inService-down)*100 < s.PanicBelow*inService
+
+	var usable []lb.Backend
+	for _, b := range d.backends {
+		if b.Weight > 0 && (b.State == lb.Up || panicking) {
+			usable = append(usable, b.Backend)
+		}
+	}
+	switch need := s.MinHealthy.Of(inService); {
+	case inService == 0:
+		d.obstacle = "every backend has weight 0"
+	case len(usable) == 0 && unknown > 0:
+		d.obstacle = fmt.Sprintf("no backend is known to be up yet (%d of %d not judged)", unknown, inService)
+	case len(usable) == 0:
+		d.obstacle = "no backend is up"
+	case healthy < need && !panicking:
+		d.obstacle = fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)
+	}
+
+	d.table = lb.Table{Service: s, Backends: usable, HashKey: hashKey(secret, s.Name)}
+	if slices.Equal(usable, previous.table.Backends) && d.table.HashKey == previous.table.HashKey {
+		d.table.Slots, d.digest = previous.table.Slots, previous.digest
+		return d
+	}
+	weighted := make([]maglev.Backend, len(usable))
+	for i, b := range usable {
+		weighted[i] = maglev.Backend{Name: b.Name, Weight: b.Weight}
+	}
+	d.table.Slots = maglev.Table(s.Name, weighted, maglev.DefaultSize)
+	d.digest = d.table.Digest()
+	return d
+}
+
+// hashKey keys a service's flow hash: the same on every node that shares the
+// secret, and unknown to anybody else, who could aim flows at one backend.
+func hashKey(secret []byte, service string) [16]byte {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte("halfproxy flow hash\x00" + service))
+	return [16]byte(mac.Sum(nil)[:16])
+}
+
+// announcement gives the VIPs to announce, sorted, and for each service why
+// its VIPs are held back. A VIP that several services share is announced while
+// all of them can serve, and the service that cannot holds it back for all.
+func announcement(decisions []decision, obstacle string) (vips []netip.Prefix, reasons map[string]string) {
+	reasons = make(map[string]string)
+	heldBackBy := make(map[netip.Addr]string)
+	for _, d := range decisions {
+		if d.obstacle != "" {
+			for _, vip := range d.service.VIPs {
+				heldBackBy[vip] = d.service.Name
+			}
+		}
+	}
+	for _, d := range decisions {
+		reasons[d.service.Name] = d.obstacle
+		if obstacle != "" {
+			reasons[d.service.Name] = obstacle
+			continue
+		}
+		for _, vip := range d.service.VIPs {
+			if other, held := heldBackBy[vip]; !held {
+				vips = append(vips, netip.PrefixFrom(vip, vip.BitLen()))
+			} else if d.obstacle == "" {
+				reasons[d.service.Name] = fmt.Sprintf("%s is shared with service %q, which cannot serve", vip, other)
+			}
+		}
+	}
+	slices.SortFunc(vips, netip.Prefix.Compare)
+	return slices.Compact(vips), reasons
+}

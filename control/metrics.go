@@ -1,0 +1,57 @@
+package control
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+var (
+	backendUpDesc = prometheus.NewDesc("halfproxy_backend_up",
+		"Whether the cluster holds the backend to be up.", []string{"service", "backend"}, nil)
+	vipAnnouncedDesc = prometheus.NewDesc("halfproxy_vip_announced",
+		"Whether this node announces the VIP.", []string{"vip"}, nil)
+	tableMismatchDesc = prometheus.NewDesc("halfproxy_table_digest_mismatch",
+		"Members whose table of the service has differed from this node's for a while.", []string{"service"}, nil)
+	configMismatchDesc = prometheus.NewDesc("halfproxy_config_mismatch",
+		"Members whose services have differed from this node's for a while.", nil, nil)
+	frozenDesc = prometheus.NewDesc("halfproxy_verdicts_frozen",
+		"Whether too few members are in sight and verdicts stay as they were for now.", nil, nil)
+)
+
+// collector reads the status of the last step when it is scraped.
+type collector struct{ c *Controller }
+
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{backendUpDesc, vipAnnouncedDesc, tableMismatchDesc, configMismatchDesc, frozenDesc} {
+		ch <- d
+	}
+}
+
+func (m collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	st := m.c.Status()
+	for _, s := range st.Services {
+		gauge(tableMismatchDesc, float64(len(s.TableDiffers)), s.Name)
+		for _, b := range s.Backends {
+			gauge(backendUpDesc, number(b.State == lb.Up), s.Name, b.Name)
+		}
+	}
+	for _, p := range st.AnnouncedVIPs {
+		gauge(vipAnnouncedDesc, 1, p.Addr().String())
+	}
+	for _, p := range st.SuppressedVIPs {
+		gauge(vipAnnouncedDesc, 0, p.Addr().String())
+	}
+	gauge(configMismatchDesc, float64(len(st.ConfigDiffers)))
+	gauge(frozenDesc, number(st.Frozen))
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

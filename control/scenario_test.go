@@ -1,0 +1,377 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+var update = flag.Bool("update", false, "write what was seen into the scenario files")
+
+// TestScenarios plays the files in testdata. Each is a page of blocks: what
+// happens, a line ----, and what this node (lb1) did about it and how things
+// stand then. Between blocks 100 ms pass. What can happen:
+//
+//	size N                          how many members there should be (first block only)
+//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%]
+//	remove NAME                     the service goes from the configuration
+//	MEMBER sees X=up Y=down Z=unknown
+//	MEMBER is silent | is heard | is leaving
+//	MEMBER has another table of NAME | has another configuration | agrees
+//	data plane fails: WORDS         data plane works
+//	program is gone: WORDS          program is attached
+//	announcer fails: WORDS          announcer works
+//	drain
+//	wait DURATION
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("scenario files: got %d, %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got string
+			synctest.Test(t, func(t *testing.T) { got = play(t, string(want)) })
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got != string(want) {
+				t.Errorf("%s\ngot:\n%s\nwant:\n%s", file, got, want)
+			}
+		})
+	}
+}
+
+// play runs a scenario and gives it back with what was seen filled in.
+func play(t *testing.T, scenario string) string {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out strings.Builder
+	for i, block := range strings.Split(strings.TrimSuffix(scenario, "\n"), "\n\n") {
+		happens, _, _ := strings.Cut(block+"\n", "----\n")
+		if out.Len() > 0 {
+			out.WriteString("\n")
+		}
+		out.WriteString(happens)
+		var doing []string
+		for _, line := range strings.Split(strings.TrimSpace(happens), "\n") {
+			if !strings.HasPrefix(line, "#") {
+				doing = append(doing, line)
+			}
+		}
+		if len(doing) == 0 {
+			continue
+		}
+		for _, line := range doing {
+			w.happen(line)
+		}
+		if i == 0 || w.control == nil {
+			w.start(ctx)
+		}
+		w.wait(100 * time.Millisecond)
+		out.WriteString("----\n" + w.seen())
+	}
+	cancel()
+	synctest.Wait()
+	return out.String()
+}
+
+// world is lb1 with everything around it faked.
+type world struct {
+	t        *testing.T
+	size     int
+	services []lb.Service
+	members  map[string]*lb.Record
+	silent   map[string]bool
+	differs  map[string]string // member to the service whose table it has otherwise, "" for the configuration
+
+	control    *Controller
+	attached   error
+	applyFails error
+	tellFails  error
+	report     lb.Report
+	calls      []string
+	log        bytes.Buffer
+}
+
+func newWorld(t *testing.T) *world {
+	return &world{
+		t: t, size: 1,
+		members: map[string]*lb.Record{"lb1": {Member: "lb1"}},
+		silent:  make(map[string]bool),
+		differs: make(map[string]string),
+	}
+}
+
+func (w *world) start(ctx context.Context) {
+	handler := slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: withoutTime})
+	w.control = New(Config{
+		Node: "lb1", Size: w.size, Secret: []byte("secret"),
+		Dataplane: w, Announcer: w, Cluster: w, Checker: w, Log: slog.New(handler),
+	})
+	w.control.SetServices(w.services)
+	go w.control.Run(ctx)
+	time.Sleep(time.Millisecond) // so that nothing here falls on one of its ticks
+	synctest.Wait()
+}
+
+func withoutTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey || a.Key == "part" {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// wait lets time pass, with news every 100 ms.
+func (w *world) wait(d time.Duration) {
+	for ; d > 0; d -= 100 * time.Millisecond {
+		for name, r := range w.members {
+			if !w.silent[name] {
+				r.Heard = time.Now()
+			}
+		}
+		w.control.Wake()
+		time.Sleep(min(d, 100*time.Millisecond))
+		synctest.Wait()
+	}
+}
+
+func (w *world) happen(line string) {
+	words := strings.Fields(line)
+	rest := func(prefix string) error {
+		if after, ok := strings.CutPrefix(line, prefix+": "); ok {
+			return errors.New(after)
+		}
+		return nil
+	}
+	switch {
+	case words[0] == "size":
+		w.size = w.number(words[1])
+	case words[0] == "service":
+		w.setService(words[1], words[2:])
+	case words[0] == "remove":
+		w.services = slices.DeleteFunc(slices.Clone(w.services), func(s lb.Service) bool { return s.Name == words[1] })
+		w.control.SetServices(w.services)
+	case words[0] == "drain":
+		if err := w.control.Drain(w.t.Context()); err != nil {
+			w.calls = append(w.calls, "drain: "+err.Error())
+		}
+	case words[0] == "wait":
+		d, err := time.ParseDuration(words[1])
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.wait(d)
+	case strings.HasPrefix(line, "data plane"):
+		w.applyFails = rest("data plane fails")
+	case strings.HasPrefix(line, "program is"):
+		w.attached = rest("program is gone")
+	case strings.HasPrefix(line, "announcer"):
+		w.tellFails = rest("announcer fails")
+	case len(words) > 1:
+		w.member(words[0], strings.Join(words[1:], " "), words[2:])
+	default:
+		w.t.Fatalf("scenario: what is %q?", line)
+	}
+}
+
+func (w *world) member(name, does string, words []string) {
+	r, ok := w.members[name]
+	if !ok {
+		r = &lb.Record{Member: name}
+		w.members[name] = r
+	}
+	switch {
+	case strings.HasPrefix(does, "sees "):
+		for _, word := range words {
+			backend, state, _ := strings.Cut(word, "=")
+			w.observe(&r.Report, backend, state)
+		}
+	case does == "is silent":
+		w.silent[name] = true
+	case does == "is heard":
+		delete(w.silent, name)
+	case does == "is leaving":
+		r.Report.Leaving = true
+	case strings.HasPrefix(does, "has another table of "):
+		w.differs[name] = words[len(words)-1]
+	case does == "has another configuration":
+		w.differs[name] = ""
+	case does == "agrees":
+		delete(w.differs, name)
+	default:
+		w.t.Fatalf("scenario: %s %q?", name, does)
+	}
+}
+
+func (w *world) observe(r *lb.Report, backend, state string) {
+	states := map[string]lb.State{"up": lb.Up, "down": lb.Down, "unknown": lb.Unknown}
+	observations := slices.Clone(r.Observations)
+	for _, s := range w.services {
+		for _, target := range s.Targets() {
+			if target.Backend != backend {
+				continue
+			}
+			observations = slices.DeleteFunc(observations, func(o lb.Observation) bool { return o.Target == target.ID() })
+			observations = append(observations, lb.Observation{Target: target.ID(), State: states[state]})
+		}
+	}
+	r.Observations = observations
+}
+
+func (w *world) setService(name string, words []string) {
+	s := lb.Service{
+		Name:       name,
+		Ports:      []lb.Port{{Protocol: lb.TCP, Number: 80}},
+		MinHealthy: lb.Quorum{Value: 1},
+	}
+	for _, word := range words {
+		key, value, _ := strings.Cut(word, "=")
+		switch key {
+		case "vips":
+			for _, vip := range strings.Split(value, ",") {
+				s.VIPs = append(s.VIPs, netip.MustParseAddr(vip))
+			}
+		case "backends":
+			for i, b := range strings.Split(value, ",") {
+				name, weight, ok := strings.Cut(b, ":")
+				backend := lb.Backend{Name: name, Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), Weight: 100}
+				if ok {
+					backend.Weight = w.number(weight)
+				}
+				s.Backends = append(s.Backends, backend)
+			}
+		case "min_healthy":
+			s.MinHealthy = lb.Quorum{Value: w.number(strings.TrimSuffix(value, "%")), Percent: strings.HasSuffix(value, "%")}
+		case "panic_below":
+			s.PanicBelow = w.number(strings.TrimSuffix(value, "%"))
+		}
+	}
+	w.services = append(slices.DeleteFunc(slices.Clone(w.services), func(o lb.Service) bool { return o.Name == name }), s)
+	if w.control != nil {
+		w.control.SetServices(w.services)
+	}
+}
+
+func (w *world) number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+// seen tells what was done since it was last asked, and how things stand.
+func (w *world) seen() string {
+	var out strings.Builder
+	for _, call := range w.calls {
+		fmt.Fprintln(&out, call)
+	}
+	out.Write(w.log.Bytes())
+	w.calls = nil
+	w.log.Reset()
+
+	st := w.control.Status()
+	for _, s := range st.Services {
+		fmt.Fprintf(&out, "%s:", s.Name)
+		for _, b := range s.Backends {
+			fmt.Fprintf(&out, " %s %s %d/%d,", b.Name, b.State, b.Up, b.Observers)
+		}
+		if s.Announced {
+			out.WriteString(" announced")
+		} else {
+			fmt.Fprintf(&out, " not announced: %s", s.Reason)
+		}
+		if len(s.TableDiffers) > 0 {
+			fmt.Fprintf(&out, ", another table on %v", s.TableDiffers)
+		}
+		out.WriteString("\n")
+	}
+	if st.Frozen {
+		fmt.Fprintf(&out, "frozen: %d of %d members in sight\n", st.InSight, st.Size)
+	}
+	if len(st.ConfigDiffers) > 0 {
+		fmt.Fprintf(&out, "another configuration on %v\n", st.ConfigDiffers)
+	}
+	return out.String()
+}
+
+// What follows makes world all that the controller acts on.
+
+func (w *world) Apply(_ context.Context, tables []lb.Table) error {
+	words := []string{"tables"}
+	for _, t := range tables {
+		var used []string
+		for i, b := range t.Backends {
+			if slices.Contains(t.Slots, uint16(i)) {
+				used = append(used, b.Name)
+			}
+		}
+		words = append(words, fmt.Sprintf("%s=%v", t.Service.Name, used))
+	}
+	if w.applyFails != nil {
+		words = append(words, "(failed)")
+	}
+	w.calls = append(w.calls, strings.Join(words, " "))
+	return w.applyFails
+}
+
+func (w *world) Attached() error { return w.attached }
+
+func (w *world) Announce(_ context.Context, vips []netip.Prefix) error {
+	words := []string{"routes"}
+	for _, vip := range vips {
+		words = append(words, vip.String())
+	}
+	if len(vips) == 0 {
+		words = append(words, "none")
+	}
+	if w.tellFails != nil {
+		words = append(words, "(failed)")
+	}
+	w.calls = append(w.calls, strings.Join(words, " "))
+	return w.tellFails
+}
+
+func (w *world) Publish(r lb.Report) { w.report = r }
+
+func (w *world) Records() []lb.Record {
+	var records []lb.Record
+	for _, name := range slices.Sorted(maps.Keys(w.members)) {
+		r := *w.members[name]
+		r.Report.Config, r.Report.Tables = w.report.Config, maps.Clone(w.report.Tables)
+		if service, ok := w.differs[name]; ok && service == "" {
+			r.Report.Config++
+		} else if ok {
+			r.Report.Tables[service]++
+		}
+		records = append(records, r)
+	}
+	return records
+}
+
+func (w *world) SetTargets([]lb.Target) {}
+
+func (w *world) Observations() []lb.Observation { return w.members["lb1"].Report.Observations }

@@ -1,0 +1,69 @@
+package control
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// Status is how things stood after a step.
+type Status struct {
+	Draining       bool
+	Config         lb.Digest
+	ConfigDiffers  []string // members whose services have differed for a while, sorted
+	InSight, Size  int      // members that count, and how many there should be
+	Frozen         bool     // too few in sight: verdicts stay as they were for now
+	Services       []ServiceStatus
+	AnnouncedVIPs  []netip.Prefix // sorted
+	SuppressedVIPs []netip.Prefix // configured but not announced, sorted
+}
+
+// ServiceStatus is how one service stood.
+type ServiceStatus struct {
+	lb.Service
+	Announced    bool   // all of its VIPs are
+	Reason       string // why they are not
+	Table        lb.Digest
+	TableDiffers []string // members whose table has differed for a while, sorted
+	Backends     []BackendStatus
+}
+
+// BackendStatus is how one backend stood.
+type BackendStatus struct {
+	lb.Backend
+	State     lb.State
+	Up        int // observers in sight that see it up
+	Observers int // observers in sight that have made up their mind
+}
+
+func (c *Controller) newStatus(want wanted, inSight int, frozen bool, reasons map[string]string, differs differing) *Status {
+	st := &Status{
+		Draining:      want.draining,
+		Config:        want.config,
+		ConfigDiffers: differs.config,
+		InSight:       inSight,
+		Size:          c.Size,
+		Frozen:        frozen,
+		AnnouncedVIPs: c.done.announced,
+	}
+	for _, s := range want.services {
+		decided := c.done.decisions[s.Name]
+		ss := ServiceStatus{
+			Service: s, Announced: true, Reason: reasons[s.Name],
+			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends,
+		}
+		for _, vip := range s.VIPs {
+			if p := netip.PrefixFrom(vip, vip.BitLen()); !slices.Contains(c.done.announced, p) {
+				ss.Announced = false
+				st.SuppressedVIPs = append(st.SuppressedVIPs, p)
+			}
+		}
+		st.Services = append(st.Services, ss)
+	}
+	slices.SortFunc(st.Services, func(a, b ServiceStatus) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(st.SuppressedVIPs, netip.Prefix.Compare)
+	st.SuppressedVIPs = slices.Compact(st.SuppressedVIPs)
+	return st
+}
