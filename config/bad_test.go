@@ -1,0 +1,374 @@
+package config
+
+import "testing"
+
+// Each row changes the served contract in one place; want is all that is said
+// about it. Line numbers are those of testdata/contract.yaml.
+func TestParseRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		old, new string
+		want     string
+	}{
+		// YAML
+		{"a bracket that is not closed", "interfaces: [eth0]", "interfaces: [eth0",
+			"halfproxy.yaml:8: not YAML: ',' or ']' must be specified: look at the indentation and the quotes here and in the line above"},
+		{"a quote that is not closed", `["64512:100"]`, `["64512:100]`,
+			"halfproxy.yaml:20: not YAML: ',' or ']' must be specified: look at the indentation and the quotes here and in the line above"},
+		{"a tab for indentation", "  name: lb1 ", "\tname: lb1 ",
+			"halfproxy.yaml:6: not YAML: found character '<tab>' that cannot start any token: look at the indentation and the quotes here and in the line above"},
+		{"a second document", "http:\n", "---\nhttp:\n",
+			"halfproxy.yaml:31: a second document begins: a file holds one, remove the --- or ... before it"},
+		{"a key that nobody knows", "http:", "htpp:",
+			`halfproxy.yaml:30: unknown key "htpp": did you mean "http"?`},
+		{"a key that nobody knows, close to one", "      interval: 1s", "      intervall: 1s",
+			`halfproxy.yaml:50: services[0] "web": check: unknown key "intervall": did you mean "interval"?`},
+		{"a key that nobody knows, far from any", "  size: 3 ", "  quorum: 3 ",
+			`halfproxy.yaml:15: cluster: unknown key "quorum": known here are name, listen, join, key_file, size`},
+		{"a key of another section", "  size: 3 ", "  size: 3\n  asn: 64512 ",
+			`halfproxy.yaml:16: cluster: unknown key "asn": known here are name, listen, join, key_file, size`},
+		{"a key in the other case", "  asn: 64512", "  ASN: 64512",
+			"halfproxy.yaml:17: bgp.asn is missing: give the number of this node's own autonomous system" + "\n" +
+				`halfproxy.yaml:18: bgp: unknown key "ASN": did you mean "asn"?`},
+		{"a key given twice", "      rise: 2\n", "      rise: 2\n      rise: 4\n",
+			`halfproxy.yaml:53: services[0] "web": check: key "rise" is given twice: remove this one or that in line 52`},
+		{"a section given twice", "admin:\n", "http: {}\nadmin:\n",
+			`halfproxy.yaml:32: key "http" is given twice: remove this one or that in line 30`},
+		{"a section with nothing in it", "  socket: /run/halfproxy/admin.sock", "  #",
+			"halfproxy.yaml:32: admin is empty: give it a value or remove it"},
+		{"a value with nothing in it", "weight: 50", "weight: ",
+			`halfproxy.yaml:43: services[0] "web": backends[1] "web2": weight is empty: give it a value or remove it`},
+		{"a list for a value", "forward: l2 ", "forward: [l2] ",
+			`halfproxy.yaml:39: services[0] "web": forward is a list, it has to be a single value`},
+		{"a mapping for a value", "path: /healthz", "path: {prefix: /healthz}",
+			`halfproxy.yaml:47: services[0] "web": check.path is a mapping, it has to be a single value`},
+		{"a value for a list", "vips: [203.0.113.53]", "vips: 203.0.113.53",
+			`halfproxy.yaml:59: services[1] "dns": vips is a single value, it has to be a list: begin each entry with a dash`},
+		{"a mapping for a list", "vips: [203.0.113.53]", "vips: {v4: 203.0.113.53}",
+			`halfproxy.yaml:59: services[1] "dns": vips is a mapping, it has to be a list: begin each entry with a dash`},
+		{"a value for a section", "check: {type: tcp, via: direct}", "check: tcp",
+			`halfproxy.yaml:65: services[1] "dns": check is a single value, it has to be a mapping: write key: value`},
+		{"a list for a section", "check: {type: tcp, via: direct}", "check: [tcp]",
+			`halfproxy.yaml:65: services[1] "dns": check is a list, it has to be a mapping: write key: value`},
+		{"a value for an entry", "      - {name: ns1, address: 10.9.0.11}", "      - 10.9.0.11",
+			`halfproxy.yaml:63: services[1] "dns": backends[0] is a single value, it has to be a mapping: write key: value`},
+		{"an entry with nothing in it", "      - {name: ns1, address: 10.9.0.11}", "      -",
+			`halfproxy.yaml:63: services[1] "dns": backends[0] is empty: give it a value or remove it`},
+		{"an alias of nothing", "forward: ipip", "forward: *way",
+			`halfproxy.yaml:61: services[1] "dns": forward is *way, and nothing further up is marked &way: give the value itself`},
+		{"a line that only YAML's own rules refuse", "forward: ipip", "forward: &way *way",
+			"halfproxy.yaml:61: not YAML: unexpected scalar value type: look at the indentation and the quotes here and in the line above"},
+		{"a tag", "port: 80", "port: !!int 80",
+			`halfproxy.yaml:46: services[0] "web": check.port has the tag !!int: remove it, types are known here`},
+		{"a merge", "check: {type: tcp, via: direct}", "check: {<<: *web, type: tcp}",
+			`halfproxy.yaml:65: services[1] "dns": check: a merge (<<) is not YAML 1.2: write the keys out`},
+		{"a number for a name", "name: web1", "name: 1",
+			`halfproxy.yaml:42: services[0] "web": backends[0] "10.0.1.11": name 1 is not text: put it in quotes`},
+
+		// node
+		{"no interfaces", "  interfaces: [eth0] ", "  #",
+			"halfproxy.yaml:5: node.interfaces is missing: name the NICs that carry VIP traffic"},
+		{"an empty list of interfaces", "[eth0]", "[]",
+			"halfproxy.yaml:7: node.interfaces has no entry: name the NICs that carry VIP traffic"},
+		{"an interface that cannot be one", "[eth0]", "[eth0/1, much-too-long-eth0]",
+			"halfproxy.yaml:7: node.interfaces[0] \"eth0/1\" is no interface name: `ip link` lists them" + "\n" +
+				"halfproxy.yaml:7: node.interfaces[1] \"much-too-long-eth0\" is no interface name: `ip link` lists them"},
+		{"an interface listed twice", "[eth0]", "[eth0, eth1, eth0]",
+			`halfproxy.yaml:7: node.interfaces[2] "eth0" is there already, in line 7: remove one of them`},
+		{"an XDP mode that there is not", "xdp_mode: auto", "xdp_mode: offload",
+			`halfproxy.yaml:8: node.xdp_mode "offload" is unknown: choose auto, native or generic`},
+		{"a name with a blank", "name: lb1 ", "name: lb 1 ",
+			`halfproxy.yaml:6: node.name "lb 1" is no name: use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first`},
+		{"a name that looks like a flag", "name: lb1 ", "name: -lb1 ",
+			`halfproxy.yaml:6: node.name "-lb1" is no name: use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first`},
+		{"a name that is too long", "name: lb1 ", "name: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ",
+			`halfproxy.yaml:6: node.name "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx" is no name: use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first`},
+
+		// cluster
+		{"a cluster without a name", "  name: edge-ams ", "  # ",
+			"halfproxy.yaml:10: cluster.name is missing: give all nodes of the cluster the same one, and those of another cluster another"},
+		{"a cluster that listens nowhere", "  listen: 10.0.1.1:7946", "  #",
+			"halfproxy.yaml:10: cluster.listen is missing: give the address and port that other members reach this node at"},
+		{"a cluster without a key", "  key_file: /etc/halfproxy/cluster.key", "  #",
+			"halfproxy.yaml:10: cluster.key_file is missing: gossip is always encrypted, name a file that holds base64 keys, one a line"},
+		{"gossip on all addresses", "listen: 10.0.1.1:7946", "listen: 0.0.0.0:7946",
+			`halfproxy.yaml:12: cluster.listen "0.0.0.0:7946" does not tell members where to reach this node: name one of its addresses`},
+		{"gossip without a port", "listen: 10.0.1.1:7946", "listen: 10.0.1.1",
+			`halfproxy.yaml:12: cluster.listen "10.0.1.1" is no address and port: write 192.0.2.1:1234 or [2001:db8::1]:1234`},
+		{"gossip on port 0", "listen: 10.0.1.1:7946", "listen: 10.0.1.1:0",
+			`halfproxy.yaml:12: cluster.listen "10.0.1.1:0" has port 0, which nobody could find: give one from 1 to 65535`},
+		{"gossip on a name", "listen: 10.0.1.1:7946", "listen: lb1:7946",
+			`halfproxy.yaml:12: cluster.listen "lb1:7946" is no address and port: write 192.0.2.1:1234 or [2001:db8::1]:1234`},
+		{"a member that cannot be one", "[10.0.1.2:7946,", "[10.0.1.256:7946, lb2:0, 'http://lb2', 0.0.0.0,",
+			`halfproxy.yaml:13: cluster.join[0] "10.0.1.256:7946" is no member's address: write 192.0.2.1:7946, [2001:db8::1]:7946 or lb2.example.net:7946` + "\n" +
+				`halfproxy.yaml:13: cluster.join[1] "lb2:0" is no member's address: write 192.0.2.1:7946, [2001:db8::1]:7946 or lb2.example.net:7946` + "\n" +
+				`halfproxy.yaml:13: cluster.join[2] "http://lb2" is no member's address: write 192.0.2.1:7946, [2001:db8::1]:7946 or lb2.example.net:7946` + "\n" +
+				`halfproxy.yaml:13: cluster.join[3] "0.0.0.0" is the unspecified address: give the one that others reach`},
+		{"a member listed twice, once without its port", "[10.0.1.2:7946,", "[10.0.1.2, 10.0.1.2:7946,",
+			`halfproxy.yaml:13: cluster.join[1] "10.0.1.2:7946" is there already, in line 13: remove one of them`},
+		{"a size of 0", "size: 3", "size: 0",
+			"halfproxy.yaml:15: cluster.size 0 is out of range: give a number from 1 to 10000"},
+		{"a size that the members known exceed", "size: 3", "size: 2",
+			"halfproxy.yaml:15: cluster.size 2 is less than the 3 nodes in cluster.listen and cluster.join: two halves could both believe to be the majority, count them all"},
+		{"a size in words", "size: 3", "size: three",
+			`halfproxy.yaml:15: cluster.size "three" is no whole number: write it in decimal digits alone`},
+		{"a size in quotes", "size: 3", `size: "3"`,
+			`halfproxy.yaml:15: cluster.size "3" is text: write the number without quotes`},
+		{"a size in octal, to some", "size: 3", "size: 03",
+			"halfproxy.yaml:15: cluster.size 03 is no whole number: write it in decimal digits alone"},
+		{"a key file without a name", "key_file: /etc/halfproxy/cluster.key", "key_file: ''",
+			`halfproxy.yaml:14: cluster.key_file "" is empty: give it a value or remove it`},
+
+		// bgp
+		{"no AS number", "  asn: 64512", "  #",
+			"halfproxy.yaml:17: bgp.asn is missing: give the number of this node's own autonomous system"},
+		{"AS 0", "  asn: 64512", "  asn: 0",
+			"halfproxy.yaml:18: bgp.asn 0 is reserved (RFC 7607): give the number of the autonomous system"},
+		{"AS_TRANS", "  asn: 64512", "  asn: 23456",
+			"halfproxy.yaml:18: bgp.asn 23456 is AS_TRANS, which only stands in for others (RFC 6793): give the number of the autonomous system"},
+		{"an AS number that is too big", "  asn: 64512", "  asn: 4294967296",
+			"halfproxy.yaml:18: bgp.asn 4294967296 is out of range: give a number from 1 to 4294967295"},
+		{"an AS number with a dot", "  asn: 64512", "  asn: 1.10",
+			"halfproxy.yaml:18: bgp.asn 1.10 is no whole number: write it in decimal digits alone"},
+		{"no router ID", "  router_id: 10.0.1.1", "  #",
+			"halfproxy.yaml:17: bgp.router_id is missing: write an IPv4 address, unique among the routers"},
+		{"a router ID of IPv6", "  router_id: 10.0.1.1", "  router_id: 2001:db8::1",
+			`halfproxy.yaml:19: bgp.router_id "2001:db8::1" is no router ID: write an IPv4 address other than 0.0.0.0, unique among the routers`},
+		{"a community that cannot be one", `["64512:100"]`, `["65536:1", blackhole-ish]`,
+			`halfproxy.yaml:20: bgp.communities[0] "65536:1" is no community: write 64512:100, 64512:1:2 or a well-known name such as no-export` + "\n" +
+				`halfproxy.yaml:20: bgp.communities[1] "blackhole-ish" is no community: write 64512:100, 64512:1:2 or a well-known name such as no-export`},
+		{"a community listed twice", `["64512:100"]`, `["65535:65281", no-export]`,
+			`halfproxy.yaml:20: bgp.communities[1] "no-export" is there already, in line 20: remove one of them`},
+		{"no peers", "    - address: 10.0.1.254\n      asn: 64500\n      hold_time: 9s\n      password_file: /etc/halfproxy/bgp.password     # TCP MD5\n      ttl_security: true            # GTSM, RFC 5082\n    - address: 2001:db8:1::254\n      asn: 64500", "    []",
+			"halfproxy.yaml:21: bgp.peers has no entry: list the routers, or leave bgp out to announce nothing"},
+		{"a peer without an address", "    - address: 2001:db8:1::254\n      asn: 64500", "    - asn: 64500",
+			"halfproxy.yaml:27: bgp.peers[1]: address is missing: give that of the router"},
+		{"a peer without an AS number", "address: 2001:db8:1::254\n      asn: 64500", "address: 2001:db8:1::254",
+			`halfproxy.yaml:27: bgp.peers[1] "2001:db8:1::254": asn is missing: give the number of the router's autonomous system`},
+		{"a peer listed twice", "address: 2001:db8:1::254", "address: 10.0.1.254",
+			`halfproxy.yaml:27: bgp.peers[1] "10.0.1.254": address "10.0.1.254" is there already, in line 22: remove one of them, there is one session an address`},
+		{"a link-local peer", "address: 2001:db8:1::254", "address: fe80::1%eth0",
+			`halfproxy.yaml:27: bgp.peers[1] "fe80::1%eth0": address "fe80::1%eth0" is link-local and means another host on each interface: give a global or unique local address`},
+		{"a hold time without a unit", "hold_time: 9s", "hold_time: 9",
+			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": hold_time 9 has no unit: write 9s if seconds are meant`},
+		{"a hold time of 0", "hold_time: 9s", "hold_time: 0s",
+			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": hold_time "0s" would keep the routes of a dead node for ever: give at least 3s`},
+		{"a hold time that BGP forbids", "hold_time: 9s", "hold_time: 2s",
+			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": hold_time "2s" is not allowed in BGP (RFC 4271, 4.2): give at least 3s`},
+		{"a hold time that BGP cannot say", "hold_time: 9s", "hold_time: 4500ms",
+			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": hold_time "4500ms" is not in whole seconds, which is all that BGP can say: round it`},
+		{"a hold time that is too long", "hold_time: 9s", "hold_time: 20h",
+			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": hold_time "20h" is longer than BGP can say: give at most 65535s`},
+		{"a hold time that is none", "hold_time: 9s", "hold_time: 1 minute",
+			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": hold_time "1 minute" is no duration: write 500ms, 1s or 1m`},
+		{"a switch that is neither on nor off", "ttl_security: true", "ttl_security: yes",
+			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": ttl_security "yes" is neither true nor false: write one of them, without quotes`},
+		{"BFD", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {interval: 100ms}",
+			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd is not supported yet: remove it, the router then notices a dead node after hold_time`},
+
+		// http and admin
+		{"http without an address", "listen: 127.0.0.1:9870", `listen: ":9870"`,
+			`halfproxy.yaml:31: http.listen ":9870" has no address: write 127.0.0.1:9870, or [::]:9870 for all`},
+		{"http where gossip is", "listen: 127.0.0.1:9870", "listen: 10.0.1.1:7946",
+			`halfproxy.yaml:31: http.listen "10.0.1.1:7946" takes the port of cluster.listen "10.0.1.1:7946": give one of them another`},
+		{"http where gossip is, among others", "listen: 127.0.0.1:9870", "listen: '[::]:7946'",
+			`halfproxy.yaml:31: http.listen "[::]:7946" takes the port of cluster.listen "10.0.1.1:7946": give one of them another`},
+		{"a relative socket", "socket: /run/halfproxy/admin.sock", "socket: admin.sock",
+			`halfproxy.yaml:33: admin.socket "admin.sock" is no absolute path of a socket: write one such as /run/halfproxy/admin.sock`},
+		{"a socket whose path is too long", "socket: /run/halfproxy/admin.sock", "socket: /xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+			`halfproxy.yaml:33: admin.socket "/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..." is 108 bytes long and a socket's path ends at 107 (unix(7)): shorten it`},
+
+		// services
+		{"no word of services", "services:\n", "service:\n",
+			"halfproxy.yaml:1: services is missing: list them, or write [] for a node that serves nothing yet" + "\n" +
+				`halfproxy.yaml:35: unknown key "service": did you mean "services"?`},
+		{"a service without a name", "  - name: dns\n    vips: [203.0.113.53]", "  - vips: [203.0.113.53]",
+			"halfproxy.yaml:58: services[1]: name is missing: commands, metrics and tables go by it"},
+		{"a service whose name another has", "name: dns", "name: web",
+			`halfproxy.yaml:58: services[1] "web": name "web" is there already, in line 36: names must be unique, commands and metrics go by them`},
+		{"a service without VIPs", "    vips: [203.0.113.53]\n", "",
+			`halfproxy.yaml:58: services[1] "dns": vips is missing: list the addresses that clients know`},
+		{"a service without ports", "    ports: [udp/53, tcp/53]\n", "",
+			`halfproxy.yaml:58: services[1] "dns": ports is missing: list them as tcp/443 or udp/53`},
+		{"a service without backends", "    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}\n", "",
+			`halfproxy.yaml:58: services[1] "dns": backends is missing: list the servers, weight: 0 drains one that has to stay`},
+		{"a service with an empty list of backends", "    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}\n", "    backends: []\n",
+			`halfproxy.yaml:62: services[1] "dns": backends has no entry: list the servers, weight: 0 drains one that has to stay`},
+		{"a VIP that is no address", "vips: [203.0.113.53]", "vips: [203.0.113.553]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "203.0.113.553" is no IP address: write one such as 192.0.2.1 or 2001:db8::1`},
+		{"a VIP that is a prefix", "vips: [203.0.113.53]", "vips: [203.0.113.0/28]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "203.0.113.0/28" is a prefix, which is not supported yet: list its addresses one by one`},
+		{"VIPs that routers cannot be told of", "vips: [203.0.113.53]", "vips: [0.0.0.0, 127.0.0.1, 224.0.0.1, 169.254.0.1, 'fe80::1', '::ffff:203.0.113.53', 255.255.255.255]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "0.0.0.0" is the unspecified address: give the one that others reach` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[1] "127.0.0.1" is not routed: a VIP must be an address that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[2] "224.0.0.1" is no unicast address: give that of one host` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[3] "169.254.0.1" is not routed: a VIP must be an address that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[4] "fe80::1" is link-local and means another host on each interface: give a global or unique local address` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[5] "::ffff:203.0.113.53" is an IPv4 address in IPv6 clothes: write 203.0.113.53` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[6] "255.255.255.255" is no unicast address: give that of one host`},
+		{"a VIP listed twice", `vips: [203.0.113.10, "2001:db8::10"]`, `vips: [203.0.113.10, "2001:db8::10", "2001:DB8:0::10"]`,
+			`halfproxy.yaml:37: services[0] "web": vips[2] "2001:DB8:0::10" is there already, in line 37: remove one of them`},
+		{"a VIP and port that another service has", "vips: [203.0.113.53]\n    ports: [udp/53, tcp/53]", "vips: [203.0.113.10]\n    ports: [udp/53, tcp/80]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "203.0.113.10" with tcp/80 belongs to service "web" already, by line 37: give it another port or address`},
+		{"a VIP that is a backend", "vips: [203.0.113.53]", "vips: [10.0.1.12]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "10.0.1.12" is also the address of backend "web2" of service "web": a VIP is nobody's own address, give it one that is free`},
+		{"a VIP that is this node", "vips: [203.0.113.53]", "vips: [10.0.1.1]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "10.0.1.1" is also the address of cluster.listen: a VIP is nobody's own address, give it one that is free`},
+		{"a VIP that is another member", "vips: [203.0.113.53]", "vips: [10.0.1.3]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "10.0.1.3" is also the address of a member in cluster.join: a VIP is nobody's own address, give it one that is free`},
+		{"a VIP that is a router", "vips: [203.0.113.53]", "vips: [10.0.1.254]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "10.0.1.254" is also the address of a peer in bgp.peers: a VIP is nobody's own address, give it one that is free`},
+		{"ports that are none", "ports: [udp/53, tcp/53]", "ports: [53, tcp/0, tcp/65536, TCP/53, tcp/053, udp]",
+			`halfproxy.yaml:60: services[1] "dns": ports[0] 53 is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[1] "tcp/0" is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[2] "tcp/65536" is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[3] "TCP/53" is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[4] "tcp/053" is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[5] "udp" is no port: write tcp/N or udp/N with N from 1 to 65535`},
+		{"ports that are not single ones of TCP and UDP", "ports: [udp/53, tcp/53]", "ports: [all, tcp/53-60, udp/*, sctp/53]",
+			`halfproxy.yaml:60: services[1] "dns": ports[0] "all" is not supported yet: list the ports of tcp and udp one by one` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[1] "tcp/53-60" is not supported yet: list the ports of tcp and udp one by one` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[2] "udp/*" is not supported yet: list the ports of tcp and udp one by one` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[3] "sctp/53" is not supported yet: list the ports of tcp and udp one by one`},
+		{"a port listed twice", "ports: [udp/53, tcp/53]", "ports: [udp/53, tcp/53, udp/53]",
+			`halfproxy.yaml:60: services[1] "dns": ports[2] "udp/53" is there already, in line 60: remove one of them`},
+		{"a way of forwarding that there is not", "forward: ipip", "forward: nat",
+			`halfproxy.yaml:61: services[1] "dns": forward "nat" is unknown: choose l2 or ipip`},
+		{"ways of forwarding that are not built yet", "forward: ipip", "forward: gue",
+			`halfproxy.yaml:61: services[1] "dns": forward "gue" is not supported yet: use ipip, or l2 where the backends share a link with the node`},
+		{"a backend without a name", "{name: ns1, address: 10.9.0.11}", "{address: 10.9.0.11}",
+			`halfproxy.yaml:63: services[1] "dns": backends[0] "10.9.0.11": name is missing: the table is computed from it`},
+		{"a backend without an address", "{name: ns1, address: 10.9.0.11}", "{name: ns1}",
+			`halfproxy.yaml:63: services[1] "dns": backends[0] "ns1": address is missing: give that of the server`},
+		{"a backend whose name another has", "name: ns2", "name: ns1",
+			`halfproxy.yaml:64: services[1] "dns": backends[1] "ns1": name "ns1" is there already, in line 63: names must be unique, the table is computed from them`},
+		{"a backend whose address another has", "address: 10.9.0.12", "address: 10.9.0.11",
+			`halfproxy.yaml:64: services[1] "dns": backends[1] "ns2": address "10.9.0.11" is there already, in line 63: remove one of them, weight gives a server a larger share`},
+		{"a backend on this machine's loopback", "address: 10.9.0.12", "address: 127.0.0.1",
+			`halfproxy.yaml:64: services[1] "dns": backends[1] "ns2": address "127.0.0.1" is the loopback address: a backend is reached through the network`},
+		{"a hold time below zero", "hold_time: 9s", "hold_time: -9s",
+			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": hold_time "-9s" is not allowed in BGP (RFC 4271, 4.2): give at least 3s`},
+		{"a negative weight", "weight: 50", "weight: -1",
+			`halfproxy.yaml:43: services[0] "web": backends[1] "web2": weight -1 is out of range: give a number from 0 to 10000`},
+		{"a weight that is too big", "weight: 50", "weight: 10001",
+			`halfproxy.yaml:43: services[0] "web": backends[1] "web2": weight 10001 is out of range: give a number from 0 to 10000`},
+		{"a weight in percent", "weight: 50", "weight: 50%",
+			`halfproxy.yaml:43: services[0] "web": backends[1] "web2": weight "50%" is no whole number: write it in decimal digits alone`},
+
+		// check
+		{"a check that there is not", "type: tcp,", "type: ping,",
+			`halfproxy.yaml:65: services[1] "dns": check.type "ping" is unknown: choose tcp or http`},
+		{"a port out of range", "port: 80", "port: 65536",
+			`halfproxy.yaml:46: services[0] "web": check.port 65536 is out of range: give a number from 1 to 65535`},
+		{"no port, and no TCP port either", "ports: [udp/53, tcp/53]", "ports: [udp/53]",
+			`halfproxy.yaml:65: services[1] "dns": check.port is missing and the service has no TCP port to try: name one that tells whether a backend is well`},
+		{"no check at all, and no TCP port either", "ports: [udp/53, tcp/53]\n    forward: ipip\n    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}\n    check: {type: tcp, via: direct}", "ports: [udp/53]\n    backends: [{name: ns1, address: 10.9.0.11}]",
+			`halfproxy.yaml:58: services[1] "dns": check.port is missing and the service has no TCP port to try: name one that tells whether a backend is well`},
+		{"a path for tcp", "type: tcp,", "type: tcp, path: /,",
+			`halfproxy.yaml:65: services[1] "dns": check.path "/" is of no use to type tcp: remove it, or set type: http`},
+		{"a path that is none", "path: /healthz", "path: http://web/healthz",
+			`halfproxy.yaml:47: services[0] "web": check.path "http://web/healthz" is no path of a request: begin it with / and percent-encode what is not plain ASCII`},
+		{"a path with a blank", "path: /healthz", "path: /health z",
+			`halfproxy.yaml:47: services[0] "web": check.path "/health z" is no path of a request: begin it with / and percent-encode what is not plain ASCII`},
+		{"a way that there is not", "{type: tcp, via: direct}", "{type: tcp, via: ipip}",
+			`halfproxy.yaml:65: services[1] "dns": check.via "ipip" is unknown: choose direct`},
+		{"a timeout as long as the interval", "timeout: 500ms", "timeout: 1s",
+			`halfproxy.yaml:51: services[0] "web": check.timeout "1s" is not shorter than interval 1s: a probe must be over before the next begins`},
+		{"a timeout that is longer than the default interval", "      interval: 1s\n      timeout: 500ms", "      timeout: 2s",
+			`halfproxy.yaml:50: services[0] "web": check.timeout "2s" is not shorter than interval 1s: a probe must be over before the next begins`},
+		{"an interval that is too short", "interval: 1s", "interval: 1ms",
+			`halfproxy.yaml:50: services[0] "web": check.interval "1ms" is out of range: give a duration from 10ms to 1h0m0s`},
+		{"an interval below zero", "interval: 1s", "interval: -1s",
+			`halfproxy.yaml:50: services[0] "web": check.interval "-1s" is out of range: give a duration from 10ms to 1h0m0s`},
+		{"no rise and no fall", "rise: 2\n      fall: 3", "rise: 0\n      fall: 0",
+			`halfproxy.yaml:52: services[0] "web": check.rise 0 is out of range: give a number from 1 to 1000` + "\n" +
+				`halfproxy.yaml:53: services[0] "web": check.fall 0 is out of range: give a number from 1 to 1000`},
+
+		// announce
+		{"more healthy backends than there are", "min_healthy: 1 ", "min_healthy: 3 ",
+			`halfproxy.yaml:55: services[0] "web": announce.min_healthy 3 is more than the 2 backends there are: the VIPs would never be announced, give at most 2`},
+		{"no healthy backend", "min_healthy: 1 ", "min_healthy: 0 ",
+			`halfproxy.yaml:55: services[0] "web": announce.min_healthy 0 is out of range: give a number from 1 to 65536`},
+		{"a share over the whole", "min_healthy: 1 ", "min_healthy: 101% ",
+			`halfproxy.yaml:55: services[0] "web": announce.min_healthy "101%" is neither a number nor a share of the backends: write 1, or a share from "1%" to "100%"`},
+		{"a share of none", "min_healthy: 1 ", "min_healthy: 0% ",
+			`halfproxy.yaml:55: services[0] "web": announce.min_healthy "0%" is neither a number nor a share of the backends: write 1, or a share from "1%" to "100%"`},
+		{"a share without its sign", "panic_below: 0%", "panic_below: 30",
+			`halfproxy.yaml:56: services[0] "web": panic_below 30 has no percent sign: write 30%`},
+		{"a share with a fraction", "panic_below: 0%", "panic_below: 33.3%",
+			`halfproxy.yaml:56: services[0] "web": panic_below "33.3%" is no share: write whole percents from 0% to 100%`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg, err := Parse("halfproxy.yaml", []byte(edit(t, tt.old, tt.new)))
+			wantErrors(t, err, tt.want)
+			if len(cfg.Services) != 0 || cfg.Node.Name != "" {
+				t.Errorf("a wrong file gives a configuration: %+v", cfg)
+			}
+		})
+	}
+}
+
+func TestParseReportsEverythingAtOnceByLine(t *testing.T) {
+	_, err := Parse("halfproxy.yaml", []byte(`services:
+  - name: web
+    vips: [203.0.113.10, 203.0.113.10]
+    ports: [tcp/80]
+    backends:
+      - {name: web1, address: 10.0.1.11, wieght: 50}
+      - {name: web1, address: 10.0.1.300}
+    check: {type: http, interval: 1s, timeout: 1s, rise: 0}
+  - name: dns
+    vips: [203.0.113.10]
+    ports: [tcp/80, udp/53]
+    forward: gre
+    backends: []
+node: {name: lb1, interfaces: [eth0], xdp_mode: skb}
+bgp: {asn: 0, router_id: 10.0.1.1, peers: [{address: 10.0.1.254, asn: 64500, hold_time: 1s}]}
+`))
+	wantErrors(t, err, `
+halfproxy.yaml:3: services[0] "web": vips[1] "203.0.113.10" is there already, in line 3: remove one of them
+halfproxy.yaml:6: services[0] "web": backends[0] "web1": unknown key "wieght": did you mean "weight"?
+halfproxy.yaml:7: services[0] "web": backends[1] "web1": name "web1" is there already, in line 6: names must be unique, the table is computed from them
+halfproxy.yaml:7: services[0] "web": backends[1] "web1": address "10.0.1.300" is no IP address: write one such as 192.0.2.1 or 2001:db8::1
+halfproxy.yaml:8: services[0] "web": check.timeout "1s" is not shorter than interval 1s: a probe must be over before the next begins
+halfproxy.yaml:8: services[0] "web": check.rise 0 is out of range: give a number from 1 to 1000
+halfproxy.yaml:10: services[1] "dns": vips[0] "203.0.113.10" with tcp/80 belongs to service "web" already, by line 3: give it another port or address
+halfproxy.yaml:12: services[1] "dns": forward "gre" is not supported yet: use ipip, or l2 where the backends share a link with the node
+halfproxy.yaml:13: services[1] "dns": backends has no entry: list the servers, weight: 0 drains one that has to stay
+halfproxy.yaml:14: node.xdp_mode "skb" is unknown: choose auto, native or generic
+halfproxy.yaml:15: bgp.asn 0 is reserved (RFC 7607): give the number of the autonomous system
+halfproxy.yaml:15: bgp.peers[0] "10.0.1.254": hold_time "1s" is not allowed in BGP (RFC 4271, 4.2): give at least 3s
+`)
+}
+
+func TestParseReadsWhatEditorsLeaveInFiles(t *testing.T) {
+	for name, file := range map[string]string{
+		"a byte order mark":      "\ufeffnode: {interfaces: [eth0]}\nservices: []\n",
+		"carriage returns":       "node:\r\n  interfaces:\r\n  - eth0\r\nservices: []\r\n",
+		"a document's begin":     "---\nnode: {interfaces: [eth0]}\nservices: []\n",
+		"a YAML directive":       "%YAML 1.2\n---\nnode: {interfaces: [eth0]}\nservices: []\n",
+		"no newline at the end":  "node: {interfaces: [eth0]}\nservices: []",
+		"JSON, which YAML takes": `{"node": {"interfaces": ["eth0"]}, "services": []}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Parse("halfproxy.yaml", []byte(file)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestParseRefusesAFileWithoutContent(t *testing.T) {
+	for _, tt := range []struct{ file, want string }{
+		{"", "halfproxy.yaml:1: node.interfaces is missing: name the NICs that carry VIP traffic\n" +
+			"halfproxy.yaml:1: services is missing: list them, or write [] for a node that serves nothing yet"},
+		{"# to do\n", "halfproxy.yaml:1: node.interfaces is missing: name the NICs that carry VIP traffic\n" +
+			"halfproxy.yaml:1: services is missing: list them, or write [] for a node that serves nothing yet"},
+		{"null\n", "halfproxy.yaml:1: the file is empty: give it a value or remove it"},
+		{"halfproxy\n", "halfproxy.yaml:1: the file is a single value, it has to be a mapping: write key: value"},
+		{"- node\n", "halfproxy.yaml:1: the file is a list, it has to be a mapping: write key: value"},
+	} {
+		_, err := Parse("halfproxy.yaml", []byte(tt.file))
+		wantErrors(t, err, tt.want)
+	}
+}

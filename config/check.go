@@ -1,0 +1,162 @@
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// checker turns the shape into a Config and reports what is wrong with it.
+type checker struct {
+	*report
+	host host
+	// hosts are the addresses that belong to a machine, by who it is in the
+	// file's words: none of them can be a VIP.
+	hosts map[netip.Addr]string
+}
+
+func (c *checker) config(f *file) Config {
+	cfg := Config{
+		Node:    c.node(f.Node),
+		Cluster: c.cluster(f.Cluster),
+		BGP:     c.bgp(f.BGP),
+		HTTP:    c.http(f.HTTP),
+		Admin:   c.admin(f.Admin),
+	}
+	if cluster, http := cfg.Cluster.Listen, cfg.HTTP.Listen; overlap(cluster, http) {
+		c.at(f.HTTP.Listen.place, "%q takes the port of cluster.listen %q: give one of them another", http, cluster)
+	}
+	cfg.Services = c.services(f.Services)
+	return cfg
+}
+
+// overlap tells whether the kernel would refuse the second of two TCP listeners.
+func overlap(a, b netip.AddrPort) bool {
+	if !a.IsValid() || !b.IsValid() || a.Port() != b.Port() {
+		return false
+	}
+	covers := func(any, one netip.Addr) bool {
+		return any.IsUnspecified() && (any.Is6() || one.Is4()) // [::] takes IPv4 too
+	}
+	return a.Addr() == b.Addr() || covers(a.Addr(), b.Addr()) || covers(b.Addr(), a.Addr())
+}
+
+func (c *checker) node(s nodeSection) Node {
+	var node Node
+	node.Name, _ = want(c.report, s.Name, "", parseName)
+	if s.Name.state == absent {
+		node.Name = c.hostName(s.Name.place)
+	}
+	some(c.report, s.Interfaces, "name the NICs that carry VIP traffic")
+	node.Interfaces, _ = entries(c.report, s.Interfaces, parseInterface)
+	node.XDPMode, _ = want(c.report, s.XDPMode, XDPAuto, oneOf(XDPAuto, XDPNative, XDPGeneric))
+	return node
+}
+
+// hostName stands in for node.name.
+func (c *checker) hostName(at place) string {
+	name, err := c.host.name()
+	if err != nil {
+		c.at(at, "is missing and the host has none either (%w): set it", err)
+		return ""
+	}
+	if _, err := parseName(value{text: name}); err != nil {
+		c.at(at, "is missing and the host name %q cannot stand in, it %w", name, err)
+	}
+	return name
+}
+
+func (c *checker) cluster(s clusterSection) Cluster {
+	if s.state != given {
+		return Cluster{Size: 1}
+	}
+	var cluster Cluster
+	cluster.Name, _ = need(c.report, s.Name, "give all nodes of the cluster the same one, and those of another cluster another", parseName)
+	cluster.Listen, _ = need(c.report, s.Listen, "give the address and port that other members reach this node at", parseMemberListen)
+	c.belongs(cluster.Listen.Addr(), "cluster.listen")
+
+	addresses := 1 // members that are surely different ones: each has one address, but several names
+	members, _ := entries(c.report, s.Join, parseMember)
+	for _, member := range members {
+		address, err := netip.ParseAddrPort(member)
+		if err == nil && address == cluster.Listen {
+			continue
+		}
+		if err == nil {
+			addresses++
+			c.belongs(address.Addr(), "a member in cluster.join")
+		}
+		cluster.Join = append(cluster.Join, member)
+	}
+
+	size, ok := want(c.report, s.Size, 1+len(cluster.Join), between(1, 10_000))
+	if ok && size < addresses {
+		c.at(s.Size.place, "%d is less than the %d nodes in cluster.listen and cluster.join: two halves could both believe to be the majority, count them all", size, addresses)
+	}
+	cluster.Size = size
+
+	if path, ok := need(c.report, s.KeyFile, "gossip is always encrypted, name a file that holds base64 keys, one a line", parseText); ok {
+		cluster.Keys = c.keys(s.KeyFile, path)
+	}
+	return cluster
+}
+
+func (c *checker) bgp(s bgpSection) BGP {
+	if s.state != given {
+		return BGP{}
+	}
+	var bgp BGP
+	bgp.ASN, _ = need(c.report, s.ASN, "give the number of this node's own autonomous system", parseASN)
+	bgp.RouterID, _ = need(c.report, s.RouterID, "write an IPv4 address, unique among the routers", parseRouterID)
+	bgp.Communities, _ = entries(c.report, s.Communities, parseCommunity)
+
+	some(c.report, s.Peers, "list the routers, or leave bgp out to announce nothing")
+	first := map[netip.Addr]int{}
+	for _, entry := range s.Peers.items {
+		peer := c.peer(entry)
+		if peer.Address.IsValid() {
+			once(c.report, first, peer.Address, entry.Address, "remove one of them, there is one session an address")
+			c.belongs(peer.Address, "a peer in bgp.peers")
+		}
+		bgp.Peers = append(bgp.Peers, peer)
+	}
+	return bgp
+}
+
+func (c *checker) peer(s peerEntry) Peer {
+	var peer Peer
+	peer.Address, _ = need(c.report, s.Address, "give that of the router", parseAddress)
+	peer.ASN, _ = need(c.report, s.ASN, "give the number of the router's autonomous system", parseASN)
+	peer.HoldTime, _ = want(c.report, s.HoldTime, 9*time.Second, parseHoldTime)
+	peer.TTLSecurity, _ = want(c.report, s.TTLSecurity, false, parseBool)
+	if path, ok := want(c.report, s.PasswordFile, "", parseText); ok && path != "" {
+		peer.Password = c.password(s.PasswordFile, path)
+	}
+	c.unserved(s.BFD, "remove it, the router then notices a dead node after hold_time")
+	return peer
+}
+
+func (c *checker) http(s httpSection) HTTP {
+	listen, ok := want(c.report, s.Listen, netip.MustParseAddrPort("127.0.0.1:9870"), parseListen)
+	if ok && !listen.Addr().IsUnspecified() {
+		c.belongs(listen.Addr(), "http.listen")
+	}
+	return HTTP{Listen: listen}
+}
+
+func (c *checker) admin(s adminSection) Admin {
+	socket, _ := want(c.report, s.Socket, "/run/halfproxy/admin.sock", parseSocket)
+	return Admin{Socket: socket}
+}
+
+// belongs notes that addr is some machine's, the first that says so.
+func (c *checker) belongs(addr netip.Addr, owner string) {
+	if _, known := c.hosts[addr]; !known && addr.IsValid() {
+		c.hosts[addr] = owner
+	}
+}
+
+func (c *checker) unserved(option unserved, remedy string) {
+	if option.state == given {
+		c.at(option.place, "is not supported yet: %s", remedy)
+	}
+}

@@ -1,0 +1,121 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// Config is a file that passed every check, defaults filled in.
+type Config struct {
+	Node     Node
+	Cluster  Cluster
+	BGP      BGP
+	HTTP     HTTP
+	Admin    Admin
+	Services []lb.Service // in the order of the file; none is a node that serves nothing yet
+}
+
+// Node is this machine's part.
+type Node struct {
+	Name       string
+	Interfaces []string // at least one
+	XDPMode    string   // XDPAuto, XDPNative or XDPGeneric
+}
+
+// The ways to attach the XDP program.
+const (
+	XDPAuto    = "auto"
+	XDPNative  = "native"
+	XDPGeneric = "generic"
+)
+
+// Cluster is who the other members are. A node without a cluster section stands
+// alone: it has no Name, no valid Listen, no Join and no Keys, and Size is 1.
+type Cluster struct {
+	Name   string
+	Listen netip.AddrPort
+	Join   []string // host:port, each with its port
+	Keys   [][]byte // 16, 24 or 32 bytes each: the first encrypts, all decrypt
+	Size   int
+}
+
+// Alone tells whether the file has no cluster section.
+func (c Cluster) Alone() bool { return !c.Listen.IsValid() }
+
+// BGP is how routers learn the VIPs. A node without a bgp section has no Peers
+// and announces nothing.
+type BGP struct {
+	ASN         uint32
+	RouterID    netip.Addr
+	Communities []lb.Community
+	Peers       []Peer
+}
+
+// Peer is a router.
+type Peer struct {
+	Address     netip.Addr
+	ASN         uint32
+	HoldTime    time.Duration // whole seconds
+	Password    string        // of TCP MD5; empty is none
+	TTLSecurity bool
+}
+
+// HTTP is where health endpoint, metrics, console and API are served.
+type HTTP struct {
+	Listen netip.AddrPort
+}
+
+// Admin is where commands that change something arrive.
+type Admin struct {
+	Socket string
+}
+
+// Load reads the file at path and the secret files that it names, whose
+// relative paths start at the file's own folder. When something is wrong with
+// what they hold, the error is of type Errors and has all of it.
+func Load(path string) (Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	return parse(path, data, host{
+		name: os.Hostname,
+		secret: func(file string) ([]byte, error) {
+			if !filepath.IsAbs(file) {
+				file = filepath.Join(filepath.Dir(path), file)
+			}
+			return readSecret(file)
+		},
+	})
+}
+
+// Parse is Load for a file that is in memory, called name in errors. It opens
+// no file: keys and passwords stay empty.
+func Parse(name string, data []byte) (Config, error) {
+	return parse(name, data, host{name: os.Hostname})
+}
+
+// host is what the machine adds to the file.
+type host struct {
+	name   func() (string, error)
+	secret func(path string) ([]byte, error) // nil: secrets are not read
+}
+
+func parse(name string, data []byte, h host) (Config, error) {
+	report := &report{file: name}
+	shape, ok := decode(report, data)
+	if !ok {
+		return Config{}, report.errors()
+	}
+	c := checker{report: report, host: h, hosts: map[netip.Addr]string{}}
+	cfg := c.config(shape)
+	if err := report.errors(); err != nil {
+		return Config{}, err
+	}
+	return cfg, nil
+}

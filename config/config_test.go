@@ -1,0 +1,414 @@
+package config
+
+import (
+	"encoding/base64"
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// served is the contract's file without what is not built yet.
+const served = "testdata/contract.yaml"
+
+func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
+	got, err := Parse("halfproxy.yaml", read(t, served))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Node: Node{Name: "lb1", Interfaces: []string{"eth0"}, XDPMode: XDPAuto},
+		Cluster: Cluster{
+			Name: "edge-ams", Listen: netip.MustParseAddrPort("10.0.1.1:7946"),
+			Join: []string{"10.0.1.2:7946", "10.0.1.3:7946"}, Size: 3,
+		},
+		BGP: BGP{
+			ASN: 64512, RouterID: netip.MustParseAddr("10.0.1.1"),
+			Communities: []lb.Community{{A: 64512, B: 100}},
+			Peers: []Peer{
+				{Address: netip.MustParseAddr("10.0.1.254"), ASN: 64500, HoldTime: 9 * time.Second, TTLSecurity: true},
+				{Address: netip.MustParseAddr("2001:db8:1::254"), ASN: 64500, HoldTime: 9 * time.Second},
+			},
+		},
+		HTTP:  HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9870")},
+		Admin: Admin{Socket: "/run/halfproxy/admin.sock"},
+		Services: []lb.Service{
+			{
+				Name:    "web",
+				VIPs:    []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8::10")},
+				Ports:   []lb.Port{{Protocol: lb.TCP, Number: 80}, {Protocol: lb.TCP, Number: 443}, {Protocol: lb.UDP, Number: 443}},
+				Forward: lb.L2,
+				Backends: []lb.Backend{
+					{Name: "web1", Address: netip.MustParseAddr("10.0.1.11"), Weight: 100},
+					{Name: "web2", Address: netip.MustParseAddr("10.0.1.12"), Weight: 50},
+				},
+				Check: lb.Check{
+					Type: lb.CheckHTTP, Port: 80, Path: "/healthz",
+					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
+				},
+				MinHealthy: lb.Quorum{Value: 1},
+			},
+			{
+				Name:    "dns",
+				VIPs:    []netip.Addr{netip.MustParseAddr("203.0.113.53")},
+				Ports:   []lb.Port{{Protocol: lb.UDP, Number: 53}, {Protocol: lb.TCP, Number: 53}},
+				Forward: lb.IPIP,
+				Backends: []lb.Backend{
+					{Name: "ns1", Address: netip.MustParseAddr("10.9.0.11"), Weight: 100},
+					{Name: "ns2", Address: netip.MustParseAddr("10.9.0.12"), Weight: 100},
+				},
+				Check: lb.Check{
+					Type: lb.CheckTCP, Port: 53,
+					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
+				},
+				MinHealthy: lb.Quorum{Value: 1},
+			},
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestParseRefusesWhatIsNotBuiltYetByName(t *testing.T) {
+	_, err := Parse("halfproxy.yaml", read(t, "testdata/contract-whole.yaml"))
+	wantErrors(t, err, `
+halfproxy.yaml:27: bgp.peers[0] "10.0.1.254": bfd is not supported yet: remove it, the router then notices a dead node after hold_time
+halfproxy.yaml:49: services[0] "web": check.via "vip" is not supported yet: use direct, and let the backends answer on their own addresses
+halfproxy.yaml:66: services[1] "dns": check.type "dns" is not supported yet: use tcp or http
+halfproxy.yaml:66: services[1] "dns": check.query is not supported yet: remove it and use type tcp or http
+halfproxy.yaml:66: services[1] "dns": check.via "vip" is not supported yet: use direct, and let the backends answer on their own addresses
+`)
+}
+
+func TestParseFillsInTheDefaults(t *testing.T) {
+	got, err := parse("halfproxy.yaml", []byte(`
+node: {interfaces: [eth0]}
+services:
+  - name: web
+    vips: [203.0.113.10]
+    ports: [udp/443, tcp/443, tcp/80]
+    backends: [{name: web1, address: 10.0.1.11}]
+`), host{name: func() (string, error) { return "lb7.example.net", nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Node:    Node{Name: "lb7.example.net", Interfaces: []string{"eth0"}, XDPMode: XDPAuto},
+		Cluster: Cluster{Size: 1},
+		HTTP:    HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9870")},
+		Admin:   Admin{Socket: "/run/halfproxy/admin.sock"},
+		Services: []lb.Service{{
+			Name:     "web",
+			VIPs:     []netip.Addr{netip.MustParseAddr("203.0.113.10")},
+			Ports:    []lb.Port{{Protocol: lb.UDP, Number: 443}, {Protocol: lb.TCP, Number: 443}, {Protocol: lb.TCP, Number: 80}},
+			Forward:  lb.L2,
+			Backends: []lb.Backend{{Name: "web1", Address: netip.MustParseAddr("10.0.1.11"), Weight: 100}},
+			Check: lb.Check{
+				Type: lb.CheckTCP, Port: 443,
+				Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
+			},
+			MinHealthy: lb.Quorum{Value: 1},
+		}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if !got.Cluster.Alone() {
+		t.Error("a node without a cluster section is not alone")
+	}
+}
+
+// Each row changes the served contract in one place.
+func TestParseTakes(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		old, new string
+		got      func(Config) any
+		want     any
+	}{
+		{"a long interval, with half a second's timeout", "      interval: 1s\n      timeout: 500ms", "      interval: 5s",
+			func(c Config) any { return c.Services[0].Check.Timeout }, 500 * time.Millisecond},
+		{"a short interval, whose half is the timeout", "      interval: 1s\n      timeout: 500ms", "      interval: 600ms",
+			func(c Config) any { return c.Services[0].Check.Timeout }, 300 * time.Millisecond},
+		{"an http check without a path", "      path: /healthz\n", "",
+			func(c Config) any { return c.Services[0].Check.Path }, "/"},
+		{"a path with a query", "path: /healthz", "path: /healthz?deep=1",
+			func(c Config) any { return c.Services[0].Check.Path }, "/healthz?deep=1"},
+		{"a service of UDP alone whose check has a port", "ports: [tcp/80, tcp/443, udp/443]", "ports: [udp/443]",
+			func(c Config) any { return c.Services[0].Check.Port }, uint16(80)},
+		{"a drained backend", "weight: 50", "weight: 0",
+			func(c Config) any { return c.Services[0].Backends[1].Weight }, 0},
+		{"a backend of the other family", "address: 10.0.1.12, weight", "address: 2001:db8:1::12, weight",
+			func(c Config) any { return c.Services[0].Backends[1].Address }, netip.MustParseAddr("2001:db8:1::12")},
+		{"min_healthy as a share", "min_healthy: 1 ", `min_healthy: "30%"`,
+			func(c Config) any { return c.Services[0].MinHealthy }, lb.Quorum{Value: 30, Percent: true}},
+		{"min_healthy as a number", "min_healthy: 1 ", "min_healthy: 2 ",
+			func(c Config) any { return c.Services[0].MinHealthy }, lb.Quorum{Value: 2}},
+		{"panic_below without quotes", "panic_below: 0%", "panic_below: 40%",
+			func(c Config) any { return c.Services[0].PanicBelow }, 40},
+		{"a VIP that another service has on other ports", "vips: [203.0.113.53]", "vips: [203.0.113.10]",
+			func(c Config) any { return c.Services[1].VIPs[0] }, netip.MustParseAddr("203.0.113.10")},
+		{"a backend that another service has as well", "address: 10.9.0.11", "address: 10.0.1.11",
+			func(c Config) any { return c.Services[1].Backends[0].Address }, netip.MustParseAddr("10.0.1.11")},
+		{"a file that all nodes share: this one is among those to join", "join: [10.0.1.2:7946", "join: [10.0.1.1:7946, 10.0.1.2:7946",
+			func(c Config) any { return c.Cluster.Join }, []string{"10.0.1.2:7946", "10.0.1.3:7946"}},
+		{"members without a port", "join: [10.0.1.2:7946, 10.0.1.3:7946]", `join: [10.0.1.2, "2001:db8::3", LB4.example.net, "lb5:8000"]`,
+			func(c Config) any { return c.Cluster.Join }, []string{"10.0.1.2:7946", "[2001:db8::3]:7946", "lb4.example.net:7946", "lb5:8000"}},
+		{"no size: those to join and this one", "  size: 3 ", "  # ",
+			func(c Config) any { return c.Cluster.Size }, 3},
+		{"fewer nodes than names to join, as one may have several", "join: [10.0.1.2:7946, 10.0.1.3:7946]", "join: [lb2, lb2.example.net, lb3, lb3.example.net]",
+			func(c Config) any { return c.Cluster.Size }, 3},
+		{"a cluster that nobody else is in yet", "join: [10.0.1.2:7946, 10.0.1.3:7946]", "join: []",
+			func(c Config) any { return len(c.Cluster.Join) }, 0},
+		{"all kinds of communities", `communities: ["64512:100"]`, `communities: [64512:100, "4200000000:1:2", no-export]`,
+			func(c Config) any { return c.BGP.Communities }, []lb.Community{{A: 64512, B: 100}, {Large: true, A: 4200000000, B: 1, C: 2}, {A: 0xffff, B: 0xff01}}},
+		{"a 4-byte AS number", "asn: 64512", "asn: 4200000001",
+			func(c Config) any { return c.BGP.ASN }, uint32(4200000001)},
+		{"http on all addresses", "listen: 127.0.0.1:9870", `listen: "[::]:9870"`,
+			func(c Config) any { return c.HTTP.Listen }, netip.MustParseAddrPort("[::]:9870")},
+		{"http on the port of gossip, on another address", "listen: 127.0.0.1:9870", "listen: 127.0.0.1:7946",
+			func(c Config) any { return c.HTTP.Listen }, netip.MustParseAddrPort("127.0.0.1:7946")},
+		{"text in a block", "path: /healthz", "path: >-\n        /healthz",
+			func(c Config) any { return c.Services[0].Check.Path }, "/healthz"},
+		{"backends of another service by alias", "    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}", "    backends: *servers",
+			func(c Config) any { return c.Services[1].Backends[1].Name }, "web2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := edit(t, tt.old, tt.new)
+			file = strings.Replace(file, "    backends:\n", "    backends: &servers\n", 1)
+			cfg, err := Parse("halfproxy.yaml", []byte(file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := tt.got(cfg); !reflect.DeepEqual(got, tt.want) {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestParseTakesAFileThatSaysThereAreNoServices(t *testing.T) {
+	cfg, err := Parse("halfproxy.yaml", []byte("node: {interfaces: [eth0]}\nservices: []\n"))
+	if err != nil || len(cfg.Services) != 0 {
+		t.Errorf("got %v, %v, want no services and no error", cfg.Services, err)
+	}
+}
+
+func TestLoadReadsTheSecretsBesideTheFile(t *testing.T) {
+	folder := t.TempDir()
+	write(t, folder, "cluster.key", 0o600, "# made in March\n"+key(32, 'a')+"\n\n  "+key(16, 'b')+"\n"+key(24, 'c'))
+	write(t, folder, "bgp.password", 0o640, "correct horse\n")
+	path := write(t, folder, "halfproxy.yaml", 0o644, relative(t))
+	cfg, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][]byte{[]byte(strings.Repeat("a", 32)), []byte(strings.Repeat("b", 16)), []byte(strings.Repeat("c", 24))}
+	if got := cfg.Cluster.Keys; !reflect.DeepEqual(got, want) {
+		t.Errorf("keys: got %q, want %q", got, want)
+	}
+	if got, want := cfg.BGP.Peers[0].Password, "correct horse"; got != want {
+		t.Errorf("password: got %q, want %q", got, want)
+	}
+	if got := cfg.BGP.Peers[1].Password; got != "" {
+		t.Errorf("password of a peer without password_file: got %q, want none", got)
+	}
+}
+
+func TestLoadReportsWhatIsWrongWithSecrets(t *testing.T) {
+	good := func(t *testing.T, folder string) { write(t, folder, "cluster.key", 0o600, key(32, 'a')) }
+	for _, tt := range []struct {
+		name string
+		make func(t *testing.T, folder string)
+		want string // DIR is the folder
+	}{
+		{"a key file that everyone can read", func(t *testing.T, folder string) {
+			write(t, folder, "cluster.key", 0o644, key(32, 'a'))
+		}, `DIR/halfproxy.yaml:14: cluster.key_file "cluster.key" can be read or changed by every user (mode 0644): chmod 600 DIR/cluster.key`},
+		{"a key file that is not there", func(*testing.T, string) {},
+			`DIR/halfproxy.yaml:14: cluster.key_file "cluster.key" cannot be read: open DIR/cluster.key: no such file or directory: give the path of the file that holds it`},
+		{"a folder", func(t *testing.T, folder string) {
+			if err := os.Mkdir(filepath.Join(folder, "cluster.key"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, `DIR/halfproxy.yaml:14: cluster.key_file "cluster.key" is no regular file: give the path of one`},
+		{"a pipe that nobody writes to", func(t *testing.T, folder string) {
+			if err := syscall.Mkfifo(filepath.Join(folder, "cluster.key"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, `DIR/halfproxy.yaml:14: cluster.key_file "cluster.key" is no regular file: give the path of one`},
+		{"a file that is far too long", func(t *testing.T, folder string) {
+			write(t, folder, "cluster.key", 0o600, strings.Repeat("#\n", 40_000))
+		}, `DIR/halfproxy.yaml:14: cluster.key_file "cluster.key" has 80000 bytes, far more than a secret: give the path of the right file`},
+		{"a key file without a key", func(t *testing.T, folder string) {
+			write(t, folder, "cluster.key", 0o600, "# to do\n\n")
+		}, "DIR/halfproxy.yaml:14: cluster.key_file \"cluster.key\" holds no key: make one by `head -c 32 /dev/urandom | base64` and give it to every node"},
+		{"wrong keys, each by its line", func(t *testing.T, folder string) {
+			write(t, folder, "cluster.key", 0o600, key(32, 'a')+"\nsecret!\n"+key(31, 'b')+"\n"+key(32, 'a'))
+		}, "DIR/halfproxy.yaml:14: cluster.key_file \"cluster.key\" holds no key in base64 in its line 2: make one by `head -c 32 /dev/urandom | base64` and give it to every node\n" +
+			"DIR/halfproxy.yaml:14: cluster.key_file \"cluster.key\" has a key of 31 bytes in its line 3 and AES takes 16, 24 or 32: make one by `head -c 32 /dev/urandom | base64` and give it to every node\n" +
+			`DIR/halfproxy.yaml:14: cluster.key_file "cluster.key" has the same key in its lines 1 and 4: remove one of them`},
+		{"an empty password", func(t *testing.T, folder string) {
+			good(t, folder)
+			write(t, folder, "bgp.password", 0o600, "\n")
+		}, `DIR/halfproxy.yaml:25: bgp.peers[0] "10.0.1.254": password_file "bgp.password" is an empty file: write the password that the router has into it`},
+		{"a password of two lines", func(t *testing.T, folder string) {
+			good(t, folder)
+			write(t, folder, "bgp.password", 0o600, "one\ntwo\n")
+		}, `DIR/halfproxy.yaml:25: bgp.peers[0] "10.0.1.254": password_file "bgp.password" has more than one line: a password is one line of text`},
+		{"a password that the kernel does not take", func(t *testing.T, folder string) {
+			good(t, folder)
+			write(t, folder, "bgp.password", 0o600, strings.Repeat("x", 81))
+		}, `DIR/halfproxy.yaml:25: bgp.peers[0] "10.0.1.254": password_file "bgp.password" has a password of 81 bytes and TCP MD5 ends at 80: shorten it at both ends`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			folder := t.TempDir()
+			tt.make(t, folder)
+			if _, err := os.Stat(filepath.Join(folder, "bgp.password")); err != nil {
+				write(t, folder, "bgp.password", 0o600, "correct horse")
+			}
+			_, err := Load(write(t, folder, "halfproxy.yaml", 0o644, relative(t)))
+			wantErrors(t, err, strings.ReplaceAll(tt.want, "DIR", folder))
+		})
+	}
+}
+
+func TestLoadSaysThatASecretIsNotForItsUser(t *testing.T) {
+	path := write(t, t.TempDir(), "cluster.key", 0o600, key(32, 'a'))
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error)
+	go func() {
+		// Root reads everything: this thread, which ends with the goroutine, is nobody's.
+		runtime.LockOSThread()
+		_ = syscall.Setfsuid(65534)
+		_, err := readSecret(path)
+		failed <- err
+	}()
+	wantErrors(t, <-failed, "cannot be read: open "+path+": permission denied: let the user that halfproxy runs as read it, as by chgrp and chmod 640")
+}
+
+func TestLoadReportsSecretsTogetherWithTheRest(t *testing.T) {
+	folder := t.TempDir()
+	write(t, folder, "bgp.password", 0o600, "correct horse")
+	file := strings.Replace(relative(t), "forward: ipip", "forward: ipop", 1)
+	_, err := Load(write(t, folder, "halfproxy.yaml", 0o644, file))
+	wantErrors(t, err, strings.ReplaceAll(`
+DIR/halfproxy.yaml:14: cluster.key_file "cluster.key" cannot be read: open DIR/cluster.key: no such file or directory: give the path of the file that holds it
+DIR/halfproxy.yaml:61: services[1] "dns": forward "ipop" is unknown: choose l2 or ipip
+`, "DIR", folder))
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Error("the cause is lost: errors.Is finds no fs.ErrNotExist")
+	}
+}
+
+func TestLoadSaysThatTheFileCannotBeRead(t *testing.T) {
+	_, err := Load("testdata/missing.yaml")
+	wantErrors(t, err, "read configuration: open testdata/missing.yaml: no such file or directory")
+}
+
+func TestParseOpensNoFile(t *testing.T) {
+	if cfg, err := Parse("halfproxy.yaml", read(t, served)); err != nil || cfg.Cluster.Keys != nil {
+		t.Errorf("got keys %q and error %v, want neither", cfg.Cluster.Keys, err)
+	}
+}
+
+func TestParseNeedsAHostNameThatIsAName(t *testing.T) {
+	file := []byte("node: {interfaces: [eth0]}\nservices: []\n")
+	_, err := parse("halfproxy.yaml", file, host{name: func() (string, error) { return "my host", nil }})
+	wantErrors(t, err, `halfproxy.yaml:1: node.name is missing and the host name "my host" cannot stand in, it is no name: use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first`)
+	_, err = parse("halfproxy.yaml", file, host{name: func() (string, error) { return "", errors.New("no uname") }})
+	wantErrors(t, err, `halfproxy.yaml:1: node.name is missing and the host has none either (no uname): set it`)
+}
+
+// The reference file is what operators copy: it parses, and nothing that the
+// shape has is missing from it.
+func TestTheReferenceFileShowsEveryOption(t *testing.T) {
+	data := read(t, "../deploy/halfproxy.yaml")
+	if _, err := Parse("halfproxy.yaml", data); err != nil {
+		t.Error(err)
+	}
+	for _, key := range allKeys(reflect.TypeFor[file]()) {
+		if !regexp.MustCompile(`(?m)^[ #-]*\b` + key + `:|[{,] *` + key + `:`).Match(data) {
+			t.Errorf("deploy/halfproxy.yaml does not show %s", key)
+		}
+	}
+}
+
+// allKeys lists the keys of a part of the shape and of what is in it, but for
+// those that are not served.
+func allKeys(t reflect.Type) []string {
+	if items, isList := t.FieldByName("items"); isList {
+		return allKeys(items.Type.Elem())
+	}
+	var list []string
+	for i := 0; i < t.NumField(); i++ {
+		if key := t.Field(i).Tag.Get("yaml"); key != "" && t.Field(i).Type != reflect.TypeFor[unserved]() {
+			list = append(append(list, key), allKeys(t.Field(i).Type)...)
+		}
+	}
+	return list
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func write(t *testing.T, folder, name string, mode fs.FileMode, data string) string {
+	t.Helper()
+	path := filepath.Join(folder, name)
+	if err := os.WriteFile(path, []byte(data), mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	return path
+}
+
+// edit is the served contract with one change.
+func edit(t *testing.T, from, to string) string {
+	t.Helper()
+	file := string(read(t, served))
+	if !strings.Contains(file, from) {
+		t.Fatalf("%s has no %q to change", served, from)
+	}
+	return strings.Replace(file, from, to, 1)
+}
+
+// relative is the served contract with secrets beside it.
+func relative(t *testing.T) string {
+	return strings.ReplaceAll(string(read(t, served)), "/etc/halfproxy/", "")
+}
+
+func key(length int, letter byte) string {
+	return base64.StdEncoding.EncodeToString([]byte(strings.Repeat(string(letter), length)))
+}
+
+func wantErrors(t *testing.T, err error, want string) {
+	t.Helper()
+	got := "no error"
+	if err != nil {
+		got = err.Error()
+	}
+	if want = strings.Trim(want, "\n"); got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}

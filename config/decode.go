@@ -1,0 +1,252 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// decode fills the shape from YAML. It walks the syntax tree itself, as the
+// library's own decoder stops at the first error and forgets the lines. False
+// is a file that is no YAML at all; other errors leave a shape whose remaining
+// parts are worth checking.
+func decode(r *report, data []byte) (*file, bool) {
+	d := decoder{report: r, anchors: map[string]ast.Node{}}
+	root, ok := d.document(data)
+	if !ok {
+		return nil, false
+	}
+	shape := new(file)
+	d.fill(shape, root, place{line: 1})
+	return shape, true
+}
+
+type decoder struct {
+	*report
+	anchors map[string]ast.Node
+}
+
+// document gives the root of the only document in data, nil if it is empty.
+func (d *decoder) document(data []byte) (ast.Node, bool) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors' byte order mark
+	tree, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		line, message := 1, err.Error()
+		if syntax, ok := errors.AsType[yaml.Error](err); ok {
+			message = syntax.GetMessage()
+			if token := syntax.GetToken(); token != nil && token.Position != nil {
+				line = token.Position.Line
+			}
+		}
+		message = strings.NewReplacer("\t", "<tab>", "\n", " ", "\r", " ").Replace(message)
+		d.add(line, "not YAML: %s: look at the indentation and the quotes here and in the line above", message)
+		return nil, false
+	}
+	var root ast.Node
+	for _, document := range tree.Docs {
+		switch _, directive := document.Body.(*ast.DirectiveNode); {
+		case document.Body == nil || directive:
+		case root == nil:
+			root = document.Body
+		default:
+			d.add(line(document.Body), "a second document begins: a file holds one, remove the --- or ... before it")
+			return nil, false
+		}
+	}
+	return root, true
+}
+
+// part is a part of the shape: a section, a list, a value.
+type part interface{ put(place) }
+
+// fill reads n into target. Without n it still walks the shape, so that what
+// is missing knows its place.
+func (d *decoder) fill(target part, n ast.Node, at place) {
+	if n != nil {
+		at.state = given
+		if n = d.resolve(n, at); n == nil {
+			at.state = broken
+		}
+	}
+	target.put(at)
+	switch target := target.(type) {
+	case *value:
+		d.scalar(target, n)
+	case *unserved:
+	case interface{ grow() part }:
+		d.sequence(target, n, at)
+	default:
+		d.mapping(target, n, at)
+	}
+}
+
+// scalar keeps the text as it was written: 1.10 is not 1.1.
+func (d *decoder) scalar(target *value, n ast.Node) {
+	switch n := n.(type) {
+	case nil:
+	case *ast.StringNode:
+		target.text = n.Value
+	case *ast.LiteralNode:
+		target.text = n.Value.Value
+	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+		target.text, target.kind = n.GetToken().Value, number
+	case *ast.BoolNode:
+		target.text, target.kind = n.GetToken().Value, boolean
+	default:
+		d.at(target.place, "is %s, it has to be a single value", noun(n))
+		target.state = broken
+	}
+}
+
+func (d *decoder) sequence(target interface{ grow() part }, n ast.Node, at place) {
+	switch n := n.(type) {
+	case nil:
+	case *ast.SequenceNode:
+		for i, entry := range n.Values {
+			d.fill(target.grow(), entry, at.entry(i, line(entry)))
+		}
+	default:
+		d.at(at, "is %s, it has to be a list: begin each entry with a dash", noun(n))
+		at.state = broken
+		target.(part).put(at)
+	}
+}
+
+func (d *decoder) mapping(target part, n ast.Node, at place) {
+	var pairs []*ast.MappingValueNode
+	switch n := n.(type) {
+	case nil:
+	case *ast.MappingNode:
+		pairs = n.Values
+	default:
+		d.at(at, "is %s, it has to be a mapping: write key: value", noun(n))
+		at.state = broken
+	}
+	if at.isEntry() {
+		at = at.label(name(pairs))
+	}
+	target.put(at)
+
+	shape := reflect.ValueOf(target).Elem()
+	fields := keys(shape.Type())
+	found := map[string]*ast.MappingValueNode{}
+	for _, pair := range pairs {
+		key := pair.Key.GetToken().Value
+		switch first, twice := found[key]; {
+		case twice:
+			d.inside(at, line(pair.Key), "key %q is given twice: remove this one or that in line %d", clip(key), line(first.Key))
+		case pair.Key.Type() == ast.MergeKeyType:
+			d.inside(at, line(pair.Key), "a merge (<<) is not YAML 1.2: write the keys out")
+		case !slices.Contains(fields, key):
+			d.inside(at, line(pair.Key), "unknown key %q: %s", clip(key), advice(key, fields))
+		default:
+			found[key] = pair
+		}
+	}
+	for i, key := range fields {
+		child := at.key(key)
+		var value ast.Node
+		if pair := found[key]; pair != nil {
+			child.line, value = line(pair.Key), pair.Value
+		}
+		d.fill(shape.Field(i+1).Addr().Interface().(part), value, child)
+	}
+}
+
+// keys lists the keys of a section, whose first field is section itself.
+func keys(t reflect.Type) []string {
+	var list []string
+	for i := 1; i < t.NumField(); i++ {
+		list = append(list, t.Field(i).Tag.Get("yaml"))
+	}
+	return list
+}
+
+// name is what an operator calls a mapping in a list: its name, else its address.
+func name(pairs []*ast.MappingValueNode) string {
+	for _, key := range []string{"name", "address"} {
+		for _, pair := range pairs {
+			if value, ok := pair.Value.(*ast.StringNode); ok && pair.Key.GetToken().Value == key {
+				return value.Value
+			}
+		}
+	}
+	return ""
+}
+
+// resolve follows an anchor or an alias; what stands for nothing it reports,
+// and gives nil. Aliases cannot make the walk endless, as it goes no deeper
+// than the shape.
+func (d *decoder) resolve(n ast.Node, at place) ast.Node {
+	if anchor, ok := n.(*ast.AnchorNode); ok {
+		n = anchor.Value
+		d.anchors[anchor.Name.GetToken().Value] = n
+	}
+	if alias, ok := n.(*ast.AliasNode); ok {
+		name := alias.Value.GetToken().Value
+		if n, ok = d.anchors[name]; !ok {
+			d.at(at, "is *%s, and nothing further up is marked &%s: give the value itself", name, name)
+			return nil
+		}
+	}
+	switch n := n.(type) {
+	case *ast.TagNode:
+		d.at(at, "has the tag %s: remove it, types are known here", n.GetToken().Value)
+		return nil
+	case *ast.NullNode:
+		d.at(at, "is empty: give it a value or remove it")
+		return nil
+	}
+	return n
+}
+
+// noun is what a person calls a node of a type that is not wanted.
+func noun(n ast.Node) string {
+	switch n.(type) {
+	case *ast.MappingNode:
+		return "a mapping"
+	case *ast.SequenceNode:
+		return "a list"
+	}
+	return "a single value"
+}
+
+func line(n ast.Node) int { return n.GetToken().Position.Line }
+
+// advice is the remedy for an unknown key: the known one that was meant, else
+// all that there are.
+func advice(key string, known []string) string {
+	far := func(k string) int { return distance(strings.ToLower(key), k) }
+	nearest := slices.MinFunc(known, func(a, b string) int { return far(a) - far(b) })
+	if far(nearest) <= min(2, len(key)/2) {
+		return fmt.Sprintf("did you mean %q?", nearest)
+	}
+	return "known here are " + strings.Join(known, ", ")
+}
+
+// distance is Levenshtein's: the letters to add, drop or change.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal, row[j+1] = row[j+1], min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,137 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Error is one thing that is wrong with a file.
+type Error struct {
+	File string // as it was given to Load or Parse
+	Line int
+	Err  error // path in the file, what is wrong with it, and the remedy
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err) }
+
+// Unwrap gives the cause to errors.Is and errors.As.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Errors is everything that is wrong with a file, by line. As a string it is
+// one line an error.
+type Errors []*Error
+
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, err := range e {
+		lines[i] = err.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives every single error to errors.Is and errors.As.
+func (e Errors) Unwrap() []error {
+	list := make([]error, len(e))
+	for i, err := range e {
+		list[i] = err
+	}
+	return list
+}
+
+// place is where in a file something stands, or would stand.
+type place struct {
+	line  int
+	path  string // as errors show it: services[1] "web": check.timeout
+	state state
+}
+
+// state tells what the file has at a place.
+type state uint8
+
+const (
+	absent state = iota
+	given
+	broken // something unusable, reported already, or it is inside of such
+)
+
+// put makes at the place of what embeds one.
+func (p *place) put(at place) { *p = at }
+
+// key is the place of a mapping's key; it has the mapping's line until it is
+// found in the file.
+func (p place) key(name string) place {
+	switch {
+	case p.path == "":
+		p.path = name
+	case strings.HasSuffix(p.path, ":"):
+		p.path += " " + name
+	default:
+		p.path += "." + name
+	}
+	if p.state == given {
+		p.state = absent
+	}
+	return p
+}
+
+// entry is the place of a list's entry, which the file does have.
+func (p place) entry(i, line int) place {
+	return place{line: line, path: fmt.Sprintf("%s[%d]", p.path, i), state: given}
+}
+
+func (p place) isEntry() bool { return strings.HasSuffix(p.path, "]") }
+
+// label puts the name of the mapping that is a list's entry into its path.
+func (p place) label(name string) place {
+	if name != "" {
+		p.path += fmt.Sprintf(" %q", clip(name))
+	}
+	p.path += ":"
+	return p
+}
+
+// clip keeps what is quoted in a message readable.
+func clip(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return s
+	}
+	return s[:most] + "..."
+}
+
+// report gathers what is wrong with a file.
+type report struct {
+	file string
+	list Errors
+}
+
+// add reports an error that has its path already.
+func (r *report) add(line int, format string, args ...any) {
+	r.list = append(r.list, &Error{File: r.file, Line: line, Err: fmt.Errorf(format, args...)})
+}
+
+// at reports an error about what stands at p: "cluster.size is missing: ...".
+func (r *report) at(p place, format string, args ...any) {
+	r.add(p.line, "%s "+format, append([]any{cmp.Or(p.path, "the file")}, args...)...)
+}
+
+// inside reports an error about something in the mapping at p, whose path is
+// therefore set apart: "services[0] "web": check: unknown key ...".
+func (r *report) inside(p place, line int, format string, args ...any) {
+	if p.path == "" {
+		r.add(line, format, args...)
+		return
+	}
+	r.add(line, "%s: "+format, append([]any{strings.TrimSuffix(p.path, ":")}, args...)...)
+}
+
+// errors is the report sorted by line; what stands in one line keeps its order.
+func (r *report) errors() error {
+	if len(r.list) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(r.list, func(a, b *Error) int { return cmp.Compare(a.Line, b.Line) })
+	return r.list
+}

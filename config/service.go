@@ -1,0 +1,167 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// claim is a VIP that a service lists.
+type claim struct {
+	vip     netip.Addr
+	at      place
+	service lb.Service
+}
+
+func (c *checker) services(s list[serviceEntry]) []lb.Service {
+	if s.state == absent {
+		c.at(s.place, "is missing: list them, or write [] for a node that serves nothing yet")
+	}
+	var services []lb.Service
+	var claims []claim
+	first := map[string]int{}
+	for _, entry := range s.items {
+		service, places := c.service(entry)
+		if service.Name != "" {
+			once(c.report, first, service.Name, entry.Name, "names must be unique, commands and metrics go by them")
+		}
+		for i, vip := range service.VIPs {
+			claims = append(claims, claim{vip, places[i], service})
+		}
+		services = append(services, service)
+	}
+	c.claims(claims)
+	return services
+}
+
+// claims checks what no service sees alone: a VIP and port lead to one service,
+// and a VIP is no machine's own address.
+func (c *checker) claims(claims []claim) {
+	type endpoint struct {
+		vip  netip.Addr
+		port lb.Port
+	}
+	owners := map[endpoint]claim{}
+	for _, claim := range claims {
+		if owner, taken := c.hosts[claim.vip]; taken {
+			c.at(claim.at, "%q is also the address of %s: a VIP is nobody's own address, give it one that is free", claim.vip, owner)
+		}
+		for _, port := range claim.service.Ports {
+			endpoint := endpoint{claim.vip, port}
+			owner, taken := owners[endpoint]
+			if !taken {
+				owners[endpoint] = claim
+				continue
+			}
+			c.at(claim.at, "%q with %v belongs to service %q already, by line %d: give it another port or address",
+				claim.vip, port, owner.service.Name, owner.at.line)
+		}
+	}
+}
+
+// service gives the places of the service's VIPs beside it.
+func (c *checker) service(s serviceEntry) (lb.Service, []place) {
+	var service lb.Service
+	service.Name, _ = need(c.report, s.Name, "commands, metrics and tables go by it", parseName)
+
+	some(c.report, s.VIPs, "list the addresses that clients know")
+	var places []place
+	service.VIPs, places = entries(c.report, s.VIPs, parseVIP)
+
+	some(c.report, s.Ports, "list them as tcp/443 or udp/53")
+	service.Ports, _ = entries(c.report, s.Ports, parsePort)
+
+	forward, _ := want(c.report, s.Forward, "l2", later([]string{"gue", "gre"}, "use ipip, or l2 where the backends share a link with the node", oneOf("l2", "ipip")))
+	if forward == "ipip" {
+		service.Forward = lb.IPIP
+	}
+
+	service.Backends = c.backends(s)
+	service.Check = c.check(s, service.Ports)
+	service.MinHealthy = c.minHealthy(s)
+	service.PanicBelow, _ = want(c.report, s.PanicBelow, 0, parseShare(0))
+	return service, places
+}
+
+// maxWeight is a hundred times the default: in a table of 16381 slots the
+// lightest backend still has one beside the heaviest.
+const maxWeight = 10_000
+
+func (c *checker) backends(s serviceEntry) []lb.Backend {
+	some(c.report, s.Backends, "list the servers, weight: 0 drains one that has to stay")
+	var backends []lb.Backend
+	names, addresses := map[string]int{}, map[netip.Addr]int{}
+	for _, entry := range s.Backends.items {
+		var backend lb.Backend
+		var ok bool
+		if backend.Name, ok = need(c.report, entry.Name, "the table is computed from it", parseName); ok {
+			once(c.report, names, backend.Name, entry.Name, "names must be unique, the table is computed from them")
+		}
+		if backend.Address, ok = need(c.report, entry.Address, "give that of the server", parseBackendAddress); ok {
+			once(c.report, addresses, backend.Address, entry.Address, "remove one of them, weight gives a server a larger share")
+			c.belongs(backend.Address, fmt.Sprintf("backend %s of service %s", entry.Name, s.Name))
+		}
+		backend.Weight, _ = want(c.report, entry.Weight, 100, between(0, maxWeight))
+		backends = append(backends, backend)
+	}
+	return backends
+}
+
+// The types that check.type may have one day.
+var laterChecks = []string{"https", "grpc", "dns", "udp", "exec"}
+
+func (c *checker) check(s serviceEntry, ports []lb.Port) lb.Check {
+	var check lb.Check
+	kind, typed := want(c.report, s.Check.Type, "tcp", later(laterChecks, "use tcp or http", oneOf("tcp", "http")))
+	if kind == "http" {
+		check.Type = lb.CheckHTTP
+		check.Path, _ = want(c.report, s.Check.Path, "/", parseTarget)
+	} else if typed && s.Check.Path.state == given {
+		c.at(s.Check.Path.place, "%s is of no use to type tcp: remove it, or set type: http", s.Check.Path)
+	}
+	c.unserved(s.Check.Query, "remove it and use type tcp or http")
+	want(c.report, s.Check.Via, "direct", later([]string{"vip"}, "use direct, and let the backends answer on their own addresses", oneOf("direct")))
+
+	port, ok := want(c.report, s.Check.Port, 0, between(1, 65535))
+	if i := slices.IndexFunc(ports, func(p lb.Port) bool { return p.Protocol == lb.TCP }); port == 0 && i >= 0 {
+		port = int(ports[i].Number)
+	}
+	if complete := len(ports) > 0 && len(ports) == len(s.Ports.items); ok && port == 0 && typed && complete {
+		c.at(s.Check.Port.place, "is missing and the service has no TCP port to try: name one that tells whether a backend is well")
+	}
+	check.Port = uint16(port)
+
+	var known, timed bool
+	check.Interval, known = want(c.report, s.Check.Interval, time.Second, lasting(10*time.Millisecond, time.Hour))
+	check.Timeout, timed = want(c.report, s.Check.Timeout, min(500*time.Millisecond, check.Interval/2), lasting(time.Millisecond, time.Hour))
+	if known && timed && check.Timeout >= check.Interval {
+		c.at(s.Check.Timeout.place, "%s is not shorter than interval %v: a probe must be over before the next begins", s.Check.Timeout, check.Interval)
+	}
+	check.Rise, _ = want(c.report, s.Check.Rise, 2, between(1, 1000))
+	check.Fall, _ = want(c.report, s.Check.Fall, 3, between(1, 1000))
+	return check
+}
+
+// minHealthy takes a number of backends or a share of them.
+func (c *checker) minHealthy(s serviceEntry) lb.Quorum {
+	v := s.Announce.MinHealthy
+	quorum, ok := want(c.report, v, lb.Quorum{Value: 1}, func(v value) (lb.Quorum, error) {
+		if v.kind == number {
+			n, err := between(1, 1<<16)(v)
+			return lb.Quorum{Value: n}, err
+		}
+		share, err := parseShare(1)(v)
+		if err != nil {
+			return lb.Quorum{}, errors.New(`is neither a number nor a share of the backends: write 1, or a share from "1%" to "100%"`)
+		}
+		return lb.Quorum{Value: share, Percent: true}, nil
+	})
+	if n := len(s.Backends.items); ok && v.state == given && n > 0 && quorum.Of(n) > n {
+		c.at(v.place, "%s is more than the %d backends there are: the VIPs would never be announced, give at most %d", v, n, n)
+	}
+	return quorum
+}

@@ -1,0 +1,131 @@
+package config
+
+// file is the shape on disk. What a field may hold and its default stand here,
+// in the order of the file; check.go and service.go see to both.
+type file struct {
+	section
+	Node    nodeSection    `yaml:"node"`
+	Cluster clusterSection `yaml:"cluster"` // left out: the node stands alone, nothing is gossiped
+	BGP     bgpSection     `yaml:"bgp"`     // left out: nothing is announced
+	HTTP    httpSection    `yaml:"http"`
+	Admin   adminSection   `yaml:"admin"`
+
+	// Services is required, so that a file cut short is not taken for one that
+	// serves nothing; [] says that nothing is what is meant.
+	Services list[serviceEntry] `yaml:"services"`
+}
+
+type nodeSection struct {
+	section
+	Name       value       `yaml:"name"`       // unique in the cluster; default: the host name
+	Interfaces list[value] `yaml:"interfaces"` // required: NICs that carry VIP traffic, the XDP program sits on each
+	XDPMode    value       `yaml:"xdp_mode"`   // auto (native where the driver can, else generic), native, generic; default: auto
+}
+
+type clusterSection struct {
+	section
+	Name    value       `yaml:"name"`     // required: nodes of a cluster with another name are refused
+	Listen  value       `yaml:"listen"`   // required: the address and port that members reach this node at, TCP and UDP
+	Join    list[value] `yaml:"join"`     // other members, addresses or DNS names; :7946 may be left out; this node may be among them
+	KeyFile value       `yaml:"key_file"` // required: base64 keys of 16, 24 or 32 bytes, one a line; the first encrypts, all decrypt
+	Size    value       `yaml:"size"`     // nodes there should be, a verdict needs a majority of these; default: those of join, and this one
+}
+
+type bgpSection struct {
+	section
+	ASN         value           `yaml:"asn"`         // required
+	RouterID    value           `yaml:"router_id"`   // required: an IPv4 address
+	Communities list[value]     `yaml:"communities"` // standard (a:b), large (a:b:c), well-known names; on every VIP; default: none
+	Peers       list[peerEntry] `yaml:"peers"`       // required: the routers
+}
+
+type peerEntry struct {
+	section
+	Address      value    `yaml:"address"`       // required
+	ASN          value    `yaml:"asn"`           // required
+	HoldTime     value    `yaml:"hold_time"`     // whole seconds, at least 3; default: 9s
+	PasswordFile value    `yaml:"password_file"` // TCP MD5 (RFC 2385); default: none
+	TTLSecurity  value    `yaml:"ttl_security"`  // GTSM (RFC 5082), must be on at both ends; default: false
+	BFD          unserved `yaml:"bfd"`
+}
+
+type httpSection struct {
+	section
+	Listen value `yaml:"listen"` // health endpoint, metrics, console, API; default: 127.0.0.1:9870
+}
+
+type adminSection struct {
+	section
+	Socket value `yaml:"socket"` // what changes something goes through here alone; default: /run/halfproxy/admin.sock
+}
+
+type serviceEntry struct {
+	section
+	Name       value              `yaml:"name"`     // required, unique
+	VIPs       list[value]        `yaml:"vips"`     // required: single addresses, both families may be mixed
+	Ports      list[value]        `yaml:"ports"`    // required: tcp/N and udp/N
+	Forward    value              `yaml:"forward"`  // l2 or ipip; default: l2
+	Backends   list[backendEntry] `yaml:"backends"` // required
+	Check      checkSection       `yaml:"check"`    // left out: a tcp check with the defaults
+	Announce   announceSection    `yaml:"announce"`
+	PanicBelow value              `yaml:"panic_below"` // under this healthy share, health is ignored and all are used; default: 0%, never
+}
+
+type backendEntry struct {
+	section
+	Name    value `yaml:"name"`    // required, unique in the service
+	Address value `yaml:"address"` // required, unique in the service
+	Weight  value `yaml:"weight"`  // share of the new flows relative to its fellows, 0 to 10000; 0 is drained; default: 100
+}
+
+type checkSection struct {
+	section
+	Type     value    `yaml:"type"` // tcp or http; default: tcp
+	Port     value    `yaml:"port"` // default: the first TCP port of the service
+	Path     value    `yaml:"path"` // of type http; default: /
+	Query    unserved `yaml:"query"`
+	Via      value    `yaml:"via"`      // direct: to the backend's own address; default: direct
+	Interval value    `yaml:"interval"` // from one probe to the next, 10ms to 1h; default: 1s
+	Timeout  value    `yaml:"timeout"`  // shorter than interval; default: 500ms, or half of interval where that is less
+	Rise     value    `yaml:"rise"`     // successes in a row that make a backend up; default: 2
+	Fall     value    `yaml:"fall"`     // failures in a row that make it down; default: 3
+}
+
+type announceSection struct {
+	section
+	MinHealthy value `yaml:"min_healthy"` // a number or a share of the backends ("30%"), below it the VIPs are withdrawn; default: 1
+}
+
+// section is embedded in what is a mapping in the file.
+type section struct{ place }
+
+// value is a scalar as it was written. It is empty where the file has none.
+type value struct {
+	place
+	text string
+	kind kind
+}
+
+// kind is the type that YAML gives to a scalar.
+type kind uint8
+
+const (
+	text kind = iota
+	number
+	boolean
+)
+
+// list is a sequence of values or of sections.
+type list[T any] struct {
+	place
+	items []T
+}
+
+// grow adds an entry and gives a pointer to it.
+func (l *list[T]) grow() part {
+	l.items = append(l.items, *new(T))
+	return any(&l.items[len(l.items)-1]).(part)
+}
+
+// unserved is an option that is known and not built yet: present is an error.
+type unserved struct{ place }

@@ -1,0 +1,389 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// reader makes something of a value that the file gives. Its errors go on where
+// path and value left off: `is no duration: write 500ms, 1s or 1m`.
+type reader[T any] func(value) (T, error)
+
+// need reads what the file must have. False means that an error is reported.
+func need[T any](r *report, v value, remedy string, parse reader[T]) (T, bool) {
+	if v.state == absent {
+		r.at(v.place, "is missing: %s", remedy)
+		return *new(T), false
+	}
+	return want(r, v, *new(T), parse)
+}
+
+// want reads what the file may have, and gives fallback where it does not.
+// False means that an error is reported.
+func want[T any](r *report, v value, fallback T, parse reader[T]) (T, bool) {
+	switch v.state {
+	case absent:
+		return fallback, true
+	case broken:
+		return fallback, false
+	}
+	result, err := parse(v)
+	if err != nil {
+		r.at(v.place, "%s %w", v, err)
+		return fallback, false
+	}
+	return result, true
+}
+
+// entries reads a list and drops what is wrong in it or there already. It
+// gives the places of its results beside them.
+func entries[T comparable](r *report, l list[value], parse reader[T]) ([]T, []place) {
+	var results []T
+	var places []place
+	first := map[T]int{}
+	for _, v := range l.items {
+		result, ok := want(r, v, *new(T), parse)
+		if ok && once(r, first, result, v, "remove one of them") {
+			results, places = append(results, result), append(places, v.place)
+		}
+	}
+	return results, places
+}
+
+// some reports a list that is missing or has no entry.
+func some[T any](r *report, l list[T], remedy string) {
+	switch {
+	case l.state == absent:
+		r.at(l.place, "is missing: %s", remedy)
+	case l.state == given && len(l.items) == 0:
+		r.at(l.place, "has no entry: %s", remedy)
+	}
+}
+
+// once reports a value whose meaning was in the file before; first has the
+// lines of those that were.
+func once[T comparable](r *report, first map[T]int, meaning T, v value, remedy string) bool {
+	line, twice := first[meaning]
+	if twice {
+		r.at(v.place, "%s is there already, in line %d: %s", v, line, remedy)
+		return false
+	}
+	first[meaning] = v.line
+	return true
+}
+
+// String is the value as errors show it.
+func (v value) String() string {
+	if v.kind == text {
+		return strconv.Quote(clip(v.text))
+	}
+	return clip(v.text)
+}
+
+// parseText takes any text but none.
+func parseText(v value) (string, error) {
+	switch {
+	case v.kind != text:
+		return "", errors.New("is not text: put it in quotes")
+	case v.text == "":
+		return "", errors.New("is empty: give it a value or remove it")
+	}
+	return v.text, nil
+}
+
+// Names are label values, metric labels, arguments of commands and parts of
+// paths: nothing that would need quoting in any of these.
+var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+func parseName(v value) (string, error) {
+	if v.kind == text && !nameShape.MatchString(v.text) {
+		return "", errors.New("is no name: use up to 64 letters, digits, dots, dashes and underscores, a letter or digit first")
+	}
+	return parseText(v)
+}
+
+func parseInterface(v value) (string, error) {
+	// dev_valid_name() in the kernel's net/core/dev.c.
+	if v.kind == text && (len(v.text) > 15 || v.text == "." || v.text == ".." || strings.ContainsAny(v.text, "/: \t\n\v\f\r\x00")) {
+		return "", errors.New("is no interface name: `ip link` lists them")
+	}
+	return parseText(v)
+}
+
+// oneOf takes one of some words.
+func oneOf(words ...string) reader[string] {
+	return func(v value) (string, error) {
+		if !slices.Contains(words, v.text) {
+			return "", fmt.Errorf("is unknown: choose %s", choice(words))
+		}
+		return v.text, nil
+	}
+}
+
+// later tells of words that the file may hold one day.
+func later(words []string, remedy string, otherwise reader[string]) reader[string] {
+	return func(v value) (string, error) {
+		if slices.Contains(words, v.text) {
+			return "", fmt.Errorf("is not supported yet: %s", remedy)
+		}
+		return otherwise(v)
+	}
+}
+
+func choice(words []string) string {
+	last := len(words) - 1
+	if last == 0 {
+		return words[0]
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+func parseBool(v value) (bool, error) {
+	if v.kind != boolean {
+		return false, errors.New("is neither true nor false: write one of them, without quotes")
+	}
+	return v.text == "true", nil
+}
+
+// between takes a whole number. YAML's other ways to write one (0x10, 0o10,
+// 1_000, and 010, which is 8 to some readers) are refused.
+func between(least, most int64) reader[int] {
+	return func(v value) (int, error) {
+		n, err := strconv.ParseInt(v.text, 10, 64)
+		switch {
+		case v.kind != number && err == nil:
+			return 0, errors.New("is text: write the number without quotes")
+		case err != nil || strconv.FormatInt(n, 10) != v.text:
+			return 0, errors.New("is no whole number: write it in decimal digits alone")
+		case n < least || n > most:
+			return 0, fmt.Errorf("is out of range: give a number from %d to %d", least, most)
+		}
+		return int(n), nil
+	}
+}
+
+// parseASN takes a 4-byte AS number that may stand for an AS.
+func parseASN(v value) (uint32, error) {
+	if v.kind == number && v.text == "0" {
+		return 0, errors.New("is reserved (RFC 7607): give the number of the autonomous system")
+	}
+	n, err := between(1, 1<<32-1)(v)
+	if n == 23456 {
+		return 0, errors.New("is AS_TRANS, which only stands in for others (RFC 6793): give the number of the autonomous system")
+	}
+	return uint32(n), err
+}
+
+func parseDuration(v value) (time.Duration, error) {
+	duration, err := time.ParseDuration(v.text)
+	switch {
+	case v.kind == number:
+		return 0, fmt.Errorf("has no unit: write %ss if seconds are meant", v)
+	case err != nil:
+		return 0, errors.New("is no duration: write 500ms, 1s or 1m")
+	}
+	return duration, nil
+}
+
+// lasting takes a duration within limits.
+func lasting(least, most time.Duration) reader[time.Duration] {
+	return func(v value) (time.Duration, error) {
+		duration, err := parseDuration(v)
+		if err == nil && (duration < least || duration > most) {
+			err = fmt.Errorf("is out of range: give a duration from %v to %v", least, most)
+		}
+		return duration, err
+	}
+}
+
+// parseHoldTime takes what a BGP OPEN can say: two bytes of seconds.
+func parseHoldTime(v value) (time.Duration, error) {
+	hold, err := parseDuration(v)
+	switch {
+	case err != nil:
+		return 0, err
+	case hold == 0:
+		return 0, errors.New("would keep the routes of a dead node for ever: give at least 3s")
+	case hold < 3*time.Second:
+		return 0, errors.New("is not allowed in BGP (RFC 4271, 4.2): give at least 3s")
+	case hold > 65535*time.Second:
+		return 0, errors.New("is longer than BGP can say: give at most 65535s")
+	case hold%time.Second != 0:
+		return 0, errors.New("is not in whole seconds, which is all that BGP can say: round it")
+	}
+	return hold, nil
+}
+
+// parseShare takes a share such as 30%, in whole percent.
+func parseShare(least int) reader[int] {
+	return func(v value) (int, error) {
+		digits, percent := strings.CutSuffix(v.text, "%")
+		n, err := strconv.ParseUint(digits, 10, 8)
+		switch {
+		case !percent && v.kind == number:
+			return 0, errors.New("has no percent sign: write 30%")
+		case !percent || err != nil || n > 100 || int(n) < least:
+			return 0, fmt.Errorf("is no share: write whole percents from %d%% to 100%%", least)
+		}
+		return int(n), nil
+	}
+}
+
+// parseAddress takes a single unicast address, written the one way that
+// compares equal to itself.
+func parseAddress(v value) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(v.text)
+	if err != nil {
+		return netip.Addr{}, errors.New("is no IP address: write one such as 192.0.2.1 or 2001:db8::1")
+	}
+	return addr, unicast(addr)
+}
+
+// portSets is how a set of ports may be written one day.
+var portSets = regexp.MustCompile(`^(all|any|(tcp|udp)/([0-9]+-[0-9]+|all|any|\*)|sctp(/.*)?)$`)
+
+// parsePort takes tcp/80 and udp/53.
+func parsePort(v value) (lb.Port, error) {
+	if portSets.MatchString(v.text) {
+		return lb.Port{}, errors.New("is not supported yet: list the ports of tcp and udp one by one")
+	}
+	protocol, digits, _ := strings.Cut(v.text, "/")
+	protocols := map[string]lb.Protocol{"tcp": lb.TCP, "udp": lb.UDP}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil || n == 0 || digits[0] == '0' || protocols[protocol] == 0 {
+		return lb.Port{}, errors.New("is no port: write tcp/N or udp/N with N from 1 to 65535")
+	}
+	return lb.Port{Protocol: protocols[protocol], Number: uint16(n)}, nil
+}
+
+// unicast tells what makes addr useless for reaching one host from another.
+func unicast(addr netip.Addr) error {
+	switch {
+	case addr.Is4In6():
+		return fmt.Errorf("is an IPv4 address in IPv6 clothes: write %v", addr.Unmap())
+	case addr.IsUnspecified():
+		return errors.New("is the unspecified address: give the one that others reach")
+	case addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return errors.New("is no unicast address: give that of one host")
+	case addr.Is6() && addr.IsLinkLocalUnicast():
+		return errors.New("is link-local and means another host on each interface: give a global or unique local address")
+	}
+	return nil
+}
+
+// parseVIP takes an address that routers can be told of.
+func parseVIP(v value) (netip.Addr, error) {
+	if _, err := netip.ParsePrefix(v.text); err == nil {
+		return netip.Addr{}, errors.New("is a prefix, which is not supported yet: list its addresses one by one")
+	}
+	addr, err := parseAddress(v)
+	switch {
+	case err != nil:
+		return netip.Addr{}, err
+	case addr.IsLoopback(), addr.IsLinkLocalUnicast():
+		return netip.Addr{}, errors.New("is not routed: a VIP must be an address that clients reach through routers")
+	}
+	return addr, nil
+}
+
+// parseBackendAddress takes an address that packets can be sent to.
+func parseBackendAddress(v value) (netip.Addr, error) {
+	addr, err := parseAddress(v)
+	if err == nil && addr.IsLoopback() {
+		return netip.Addr{}, errors.New("is the loopback address: a backend is reached through the network")
+	}
+	return addr, err
+}
+
+func parseCommunity(v value) (lb.Community, error) {
+	community, err := lb.ParseCommunity(v.text)
+	if err != nil {
+		return lb.Community{}, errors.New("is no community: write 64512:100, 64512:1:2 or a well-known name such as no-export")
+	}
+	return community, nil
+}
+
+func parseRouterID(v value) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(v.text)
+	if err != nil || !addr.Is4() || addr.IsUnspecified() {
+		return netip.Addr{}, errors.New("is no router ID: write an IPv4 address other than 0.0.0.0, unique among the routers")
+	}
+	return addr, nil
+}
+
+// parseListen takes an address and a port to listen at.
+func parseListen(v value) (netip.AddrPort, error) {
+	listen, err := netip.ParseAddrPort(v.text)
+	switch {
+	case err != nil && strings.HasPrefix(v.text, ":"):
+		return netip.AddrPort{}, fmt.Errorf("has no address: write 127.0.0.1%s, or [::]%s for all", v.text, v.text)
+	case err != nil:
+		return netip.AddrPort{}, errors.New("is no address and port: write 192.0.2.1:1234 or [2001:db8::1]:1234")
+	case listen.Port() == 0:
+		return netip.AddrPort{}, errors.New("has port 0, which nobody could find: give one from 1 to 65535")
+	case listen.Addr().IsUnspecified():
+		return listen, nil
+	}
+	return listen, unicast(listen.Addr())
+}
+
+// parseMemberListen takes an address that other members can send to as well.
+func parseMemberListen(v value) (netip.AddrPort, error) {
+	listen, err := parseListen(v)
+	if err == nil && listen.Addr().IsUnspecified() {
+		return netip.AddrPort{}, errors.New("does not tell members where to reach this node: name one of its addresses")
+	}
+	return listen, err
+}
+
+// memberPort is memberlist's usual port.
+const memberPort = 7946
+
+var hostNames = regexp.MustCompile(`^([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.?$`)
+
+// parseMember takes an address or a DNS name, with or without a port, and
+// gives it with one.
+func parseMember(v value) (string, error) {
+	if addr, err := netip.ParseAddr(v.text); err == nil {
+		return netip.AddrPortFrom(addr, memberPort).String(), unicast(addr)
+	}
+	if member, err := netip.ParseAddrPort(v.text); err == nil && member.Port() != 0 {
+		return member.String(), unicast(member.Addr())
+	}
+	host, port := v.text, strconv.Itoa(memberPort)
+	if strings.Contains(host, ":") {
+		host, port, _ = net.SplitHostPort(v.text)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || len(host) > 253 || !hostNames.MatchString(host) {
+		return "", errors.New("is no member's address: write 192.0.2.1:7946, [2001:db8::1]:7946 or lb2.example.net:7946")
+	}
+	return net.JoinHostPort(strings.ToLower(host), port), nil
+}
+
+func parseSocket(v value) (string, error) {
+	switch {
+	case !strings.HasPrefix(v.text, "/"), strings.HasSuffix(v.text, "/"), strings.Contains(v.text, "\x00"):
+		return "", errors.New("is no absolute path of a socket: write one such as /run/halfproxy/admin.sock")
+	case len(v.text) > 107:
+		return "", fmt.Errorf("is %d bytes long and a socket's path ends at 107 (unix(7)): shorten it", len(v.text))
+	}
+	return v.text, nil
+}
+
+// parseTarget takes the path of an HTTP request as it goes on the wire.
+func parseTarget(v value) (string, error) {
+	plain := func(r rune) bool { return r > ' ' && r < 0x7f && r != '#' }
+	if !strings.HasPrefix(v.text, "/") || strings.ContainsFunc(v.text, func(r rune) bool { return !plain(r) }) {
+		return "", errors.New("is no path of a request: begin it with / and percent-encode what is not plain ASCII")
+	}
+	return v.text, nil
+}
