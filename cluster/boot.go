@@ -46,7 +46,7 @@ func keepBoot(dir string, boot uint64) error {
 		if err != nil {
 			return err
 		}
-		defer os.Remove(f.Name()) // fails once it is renamed
+		defer func() { _ = os.Remove(f.Name()) }() // fails once it is renamed
 		_, err = fmt.Fprintln(f, boot)
 		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 			return err

@@ -659,7 +659,7 @@ func TestNoKeyIsEverLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, log := range []string{a.log.String(), b.log.String()} {
-		for _, form := range []string{"sixteen letters!", fmt.Sprintf("%x", secret), fmt.Sprint(secret)} {
+		for _, form := range []string{"sixteen letters!", fmt.Sprintf("%x", secret), fmt.Sprintf("%v", secret)} {
 			if strings.Contains(log, form) {
 				t.Errorf("the key is in the log as %q", form)
 			}

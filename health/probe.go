@@ -41,7 +41,7 @@ func (p prober) probe(ctx context.Context, t lb.Target) error {
 		return nil
 	case lb.CheckHTTP:
 		// Reads and writes know no context: its end becomes their deadline.
-		stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+		stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 		defer stop()
 		return getHTTP(conn, addr, t.Check)
 	}

@@ -20,7 +20,7 @@ import (
 
 func TestTCPProbe(t *testing.T) {
 	t.Run("an open port is fit", func(t *testing.T) {
-		addr := serve(t, func(conn net.Conn) {})
+		addr := serve(t, func(net.Conn) {})
 		expect(t, ask(t, lb.CheckTCP, addr, ""), "")
 	})
 	t.Run("a closed port is refused", func(t *testing.T) {
@@ -38,7 +38,7 @@ func TestTCPProbe(t *testing.T) {
 			read <- err
 		})
 		expect(t, ask(t, lb.CheckTCP, addr, ""), "")
-		if err := <-read; err != io.EOF {
+		if err := <-read; !errors.Is(err, io.EOF) {
 			t.Errorf("read of the server: got %v, want %v", err, io.EOF)
 		}
 	})

@@ -57,8 +57,8 @@ func TestTargetIDChangesWithEveryPartOfTheTarget(t *testing.T) {
 		Service: "web", Backend: "web1", Address: netip.MustParseAddr("192.0.2.1"),
 		Check: lb.Check{Type: lb.CheckHTTP, Port: 80, Path: "/", Interval: time.Second, Timeout: time.Second / 2, Rise: 2, Fall: 3},
 	}
-	if base.ID() != base.ID() {
-		t.Fatal("two IDs of one target differ")
+	if same := base; same.ID() != base.ID() {
+		t.Fatal("the same target twice gives two IDs")
 	}
 	for name, change := range map[string]func(*lb.Target){
 		"service":  func(t *lb.Target) { t.Service = "dns" },

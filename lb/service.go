@@ -138,7 +138,9 @@ type State uint8
 const (
 	// Unknown is a backend that not enough observers have judged yet.
 	Unknown State = iota
+	// Up is a backend that most observers find up.
 	Up
+	// Down is a backend that most observers find down.
 	Down
 	// Draining gets no new flows; its old ones live on.
 	Draining

@@ -171,21 +171,21 @@ func sink(cycles []cycle, i int, backends []Backend) {
 	}
 }
 
-// before tells whether the next turn of a is before that of b: by time, in the
-// rare tie by phase and then name, as within a cycle.
-func (a *cycle) before(b *cycle, backends []Backend) bool {
-	// a.turn/a.weight < b.turn/b.weight, without a division.
-	xhi, xlo := bits.Mul64(a.turn, b.weight)
-	yhi, ylo := bits.Mul64(b.turn, a.weight)
-	if xhi != yhi {
-		return xhi < yhi
+// before tells whether the next turn of c is before that of other: by time, in
+// the rare tie by phase and then name, as within a cycle.
+func (c *cycle) before(other *cycle, backends []Backend) bool {
+	// c.turn/c.weight < other.turn/other.weight, without a division.
+	hi, lo := bits.Mul64(c.turn, other.weight)
+	otherHi, otherLo := bits.Mul64(other.turn, c.weight)
+	if hi != otherHi {
+		return hi < otherHi
 	}
-	if xlo != ylo {
-		return xlo < ylo
+	if lo != otherLo {
+		return lo < otherLo
 	}
-	ta, tb := a.takers[a.at], b.takers[b.at]
-	if ta.phase != tb.phase {
-		return ta.phase < tb.phase
+	t, o := c.takers[c.at], other.takers[other.at]
+	if t.phase != o.phase {
+		return t.phase < o.phase
 	}
-	return backends[ta.index].Name < backends[tb.index].Name
+	return backends[t.index].Name < backends[o.index].Name
 }
