@@ -12,10 +12,10 @@ import (
 )
 
 // nextBoot gives a boot number greater than all before it: the clock's
-// milliseconds, or one more than the last that is kept in dir if the clock went
+// nanoseconds, or one more than the last that is kept in dir if the clock went
 // back. Without dir it is the clock's.
 func nextBoot(dir string, now time.Time) (uint64, error) {
-	boot := uint64(max(now.UnixMilli(), 1))
+	boot := uint64(max(now.UnixNano(), 1))
 	if dir == "" {
 		return boot, nil
 	}

@@ -10,15 +10,15 @@ import (
 
 func TestTheBootNumberOnlyGrows(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "as", "needed")
-	clock := time.UnixMilli(1_000_000)
+	clock := time.Unix(1_000, 0)
 	for _, step := range []struct {
 		now  time.Time
 		want uint64
 	}{
-		{clock, 1_000_000},
-		{clock.Add(time.Second), 1_001_000},
-		{clock.Add(-time.Hour), 1_001_001},
-		{time.Time{}, 1_001_002},
+		{clock, 1_000_000_000_000},
+		{clock.Add(time.Second), 1_001_000_000_000},
+		{clock.Add(-time.Hour), 1_001_000_000_001},
+		{time.Time{}, 1_001_000_000_002},
 	} {
 		if got, err := nextBoot(dir, step.now); got != step.want || err != nil {
 			t.Errorf("at %v: got %d, %v, want %d", step.now, got, err, step.want)
@@ -30,7 +30,7 @@ func TestTheBootNumberOnlyGrows(t *testing.T) {
 }
 
 func TestWithoutADirectoryTheClockDecides(t *testing.T) {
-	if got, err := nextBoot("", time.UnixMilli(77)); got != 77 || err != nil {
+	if got, err := nextBoot("", time.Unix(0, 77)); got != 77 || err != nil {
 		t.Errorf("got %d, %v, want 77", got, err)
 	}
 	if got, err := nextBoot("", time.Time{}); got != 1 || err != nil {
