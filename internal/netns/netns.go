@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // NS is a named network namespace: `ip netns exec NAME` works as well.
@@ -180,6 +181,9 @@ func (n *NS) Address(link string, cidr ...string) error {
 			addr, err := netlink.ParseAddr(c)
 			if err != nil {
 				return err
+			}
+			if addr.IP.To4() == nil {
+				addr.Flags = unix.IFA_F_NODAD // without it even lo's is not usable at once
 			}
 			if err := netlink.AddrAdd(l, addr); err != nil {
 				return fmt.Errorf("address %s on %s in %s: %w", c, link, n.Name, err)

@@ -1,0 +1,111 @@
+package bgp
+
+import (
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// The states of a session (RFC 4271, section 8.2.2) as PeerStatus has them.
+const (
+	idle        = "idle"
+	established = "established"
+)
+
+// sessions holds what is known of each peer's session. GoBGP tells of states
+// by events and of reasons by its log alone; the log line comes first.
+//
+// Its methods never call GoBGP: the log lines arrive with GoBGP's locks held.
+type sessions struct {
+	log *slog.Logger
+
+	mu    sync.Mutex
+	peers map[netip.Addr]*session
+}
+
+type session struct {
+	state string
+	since time.Time // of the last change to or from established
+	// reason is why the session was not established last, in words. explained
+	// says that it stems from the attempt that is ending, and in its own words:
+	// what is said of the attempt in general is of no use then. Both follow the
+	// log, not the state: its next line may be there before the event.
+	reason    string
+	explained bool
+}
+
+func newSessions(log *slog.Logger) *sessions {
+	return &sessions{log: log, peers: make(map[netip.Addr]*session)}
+}
+
+// add begins to follow a peer.
+func (s *sessions) add(peer netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peers[peer] = &session{state: idle, since: time.Now()}
+}
+
+// remove ends that, before the session itself is closed.
+func (s *sessions) remove(peer netip.Addr, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.peers[peer]; p != nil && p.state == established {
+		s.log.Info("session closed", "peer", peer, "reason", why)
+	}
+	delete(s.peers, peer)
+}
+
+// enter records that the session with peer is in state now.
+func (s *sessions) enter(peer netip.Addr, state string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.peers[peer]
+	if p == nil || p.state == state {
+		return
+	}
+	was := p.state
+	p.state = state
+	switch {
+	case state == established:
+		p.since = time.Now()
+		s.log.Info("session up", "peer", peer)
+	case was == established:
+		p.since = time.Now()
+		s.log.Warn("session down", "peer", peer, "reason", p.reason)
+	}
+}
+
+// explain records why the session with peer ended or does not come up.
+func (s *sessions) explain(peer netip.Addr, r reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.peers[peer]
+	if p == nil {
+		return
+	}
+	switch {
+	case r.begins:
+		p.explained = false
+	case !r.general:
+		p.reason, p.explained = r.words, true
+	case !p.explained:
+		p.reason = r.words
+	}
+}
+
+// get gives what is known of a peer's session. One that is up has no reason
+// not to be.
+func (s *sessions) get(peer netip.Addr) session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.peers[peer]
+	if p == nil {
+		return session{state: idle}
+	}
+	is := *p
+	if is.state == established {
+		is.reason = ""
+	}
+	return is
+}

@@ -1,0 +1,310 @@
+// Package packet builds Ethernet frames for tests: those that go in, and, with
+// [Encapsulate] and [WithMACs], those that are expected to come out.
+//
+// Addresses are written "192.0.2.1:80" or "[2001:db8::1]:80". What a test does
+// not care about has a fixed value, so equal calls give equal frames. Nonsense
+// in a call panics: it is a mistake in the test.
+package packet
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+)
+
+// Frame is what options are applied to.
+type Frame struct {
+	eth     layers.Ethernet
+	vlan    uint16
+	ip4     layers.IPv4
+	ip6     layers.IPv6
+	tcp     layers.TCP
+	payload []byte
+	padding int
+	between []gopacket.SerializableLayer // IPv6 extension headers
+	mangle  []func(ip []byte)            // done to the serialized IP packet
+}
+
+// Option changes a frame from what it is by default.
+type Option func(*Frame)
+
+// To sets the destination MAC address, which is all zeros else.
+func To(mac string) Option { return func(f *Frame) { f.eth.DstMAC = parseMAC(mac) } }
+
+// From sets the source MAC address, which is 02:00:00:00:00:cc else.
+func From(mac string) Option { return func(f *Frame) { f.eth.SrcMAC = parseMAC(mac) } }
+
+// TTL sets the TTL or hop limit, which is 57 else.
+func TTL(n uint8) Option { return func(f *Frame) { f.ip4.TTL, f.ip6.HopLimit = n, n } }
+
+// TOS sets DSCP and ECN, which are 0 else.
+func TOS(tos uint8) Option { return func(f *Frame) { f.ip4.TOS, f.ip6.TrafficClass = tos, tos } }
+
+// Payload makes the transport's payload n bytes long in place of 4.
+func Payload(n int) Option {
+	return func(f *Frame) {
+		f.payload = make([]byte, n)
+		for i := range f.payload {
+			f.payload[i] = byte(i)
+		}
+	}
+}
+
+// Padding adds n bytes after the IP packet.
+func Padding(n int) Option { return func(f *Frame) { f.padding = n } }
+
+// VLAN tags the frame.
+func VLAN(id uint16) Option {
+	return func(f *Frame) { f.vlan = id }
+}
+
+// SYN, ACK, FIN and RST set a TCP flag. A frame without any has ACK set.
+func SYN(f *Frame) { f.tcp.SYN = true }
+
+// ACK sets the flag.
+func ACK(f *Frame) { f.tcp.ACK = true }
+
+// FIN sets the flag.
+func FIN(f *Frame) { f.tcp.FIN = true }
+
+// RST sets the flag.
+func RST(f *Frame) { f.tcp.RST = true }
+
+// IPv4Options puts n no-operation options into the IPv4 header.
+func IPv4Options(n int) Option {
+	return func(f *Frame) {
+		for range n {
+			f.ip4.Options = append(f.ip4.Options, layers.IPv4Option{OptionType: 1})
+		}
+	}
+}
+
+// Fragment makes it the fragment at this offset, in bytes; more: others follow.
+func Fragment(offset int, more bool) Option {
+	return func(f *Frame) {
+		f.ip4.FragOffset = uint16(offset / 8)
+		f.ip4.Flags = 0
+		if more {
+			f.ip4.Flags = layers.IPv4MoreFragments
+		}
+		word := uint16(offset) &^ 7
+		if more {
+			word |= 1
+		}
+		f.between = append(f.between, extension{layers.IPProtocolIPv6Fragment, []byte{0, 0, byte(word >> 8), byte(word), 0, 0, 0, 7}})
+	}
+}
+
+// HopByHop puts an IPv6 hop-by-hop options header into the packet.
+func HopByHop(f *Frame) {
+	f.between = append(f.between, extension{layers.IPProtocolIPv6HopByHop, []byte{0, 0, 1, 4, 0, 0, 0, 0}})
+}
+
+// Length makes the IP header lie about the length: the IPv4 total length or the
+// IPv6 payload length is what it is plus delta.
+func Length(delta int) Option {
+	return func(f *Frame) {
+		f.mangle = append(f.mangle, func(ip []byte) {
+			at := 2
+			if ip[0]>>4 == 6 {
+				at = 4
+			}
+			binary.BigEndian.PutUint16(ip[at:], uint16(int(binary.BigEndian.Uint16(ip[at:]))+delta))
+		})
+	}
+}
+
+// IPByte sets one byte of the IP packet, counted from its start.
+func IPByte(at int, value byte) Option {
+	return func(f *Frame) { f.mangle = append(f.mangle, func(ip []byte) { ip[at] = value }) }
+}
+
+// extension is an IPv6 extension header; its first byte is filled in.
+type extension struct {
+	number layers.IPProtocol
+	bytes  []byte
+}
+
+func (e extension) LayerType() gopacket.LayerType { return gopacket.LayerTypePayload }
+
+func (e extension) SerializeTo(b gopacket.SerializeBuffer, _ gopacket.SerializeOptions) error {
+	room, err := b.PrependBytes(len(e.bytes))
+	copy(room, e.bytes)
+	return err
+}
+
+// TCP is a TCP segment from source to destination.
+func TCP(source, destination string, options ...Option) []byte {
+	from, to := netip.MustParseAddrPort(source), netip.MustParseAddrPort(destination)
+	f := newFrame(from.Addr(), to.Addr(), layers.IPProtocolTCP)
+	f.tcp = layers.TCP{SrcPort: layers.TCPPort(from.Port()), DstPort: layers.TCPPort(to.Port()), Seq: 1000, Window: 64240}
+	f.apply(options)
+	if t := &f.tcp; !t.SYN && !t.FIN && !t.RST {
+		t.ACK = true
+	}
+	must(f.tcp.SetNetworkLayerForChecksum(f.network()))
+	return f.bytes(&f.tcp, gopacket.Payload(f.payload))
+}
+
+// UDP is a UDP datagram from source to destination.
+func UDP(source, destination string, options ...Option) []byte {
+	from, to := netip.MustParseAddrPort(source), netip.MustParseAddrPort(destination)
+	f := newFrame(from.Addr(), to.Addr(), layers.IPProtocolUDP)
+	f.apply(options)
+	udp := layers.UDP{SrcPort: layers.UDPPort(from.Port()), DstPort: layers.UDPPort(to.Port())}
+	must(udp.SetNetworkLayerForChecksum(f.network()))
+	return f.bytes(&udp, gopacket.Payload(f.payload))
+}
+
+// Echo is an ICMP or ICMPv6 echo request between two addresses without ports.
+func Echo(source, destination string, options ...Option) []byte {
+	from, to := netip.MustParseAddr(source), netip.MustParseAddr(destination)
+	if from.Is4() {
+		f := newFrame(from, to, layers.IPProtocolICMPv4)
+		f.apply(options)
+		return f.bytes(&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeEchoRequest, 0), Id: 1, Seq: 1}, gopacket.Payload(f.payload))
+	}
+	f := newFrame(from, to, layers.IPProtocolICMPv6)
+	f.apply(options)
+	icmp := layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeEchoRequest, 0)}
+	must(icmp.SetNetworkLayerForChecksum(f.network()))
+	return f.bytes(&icmp, &layers.ICMPv6Echo{Identifier: 1, SeqNumber: 1}, gopacket.Payload(f.payload))
+}
+
+// ARP is a broadcast request for target's MAC address.
+func ARP(source, target string, options ...Option) []byte {
+	from, to := netip.MustParseAddr(source), netip.MustParseAddr(target)
+	f := newFrame(from, to, 0)
+	f.eth.DstMAC = parseMAC("ff:ff:ff:ff:ff:ff")
+	f.eth.EthernetType = layers.EthernetTypeARP
+	f.apply(options)
+	return append(f.header(), serialize(&layers.ARP{
+		AddrType: layers.LinkTypeEthernet, Protocol: layers.EthernetTypeIPv4, HwAddressSize: 6, ProtAddressSize: 4, Operation: layers.ARPRequest,
+		SourceHwAddress: f.eth.SrcMAC, SourceProtAddress: from.AsSlice(), DstHwAddress: make([]byte, 6), DstProtAddress: to.AsSlice(),
+	})...)
+}
+
+// Encapsulate puts frame's IP packet, without padding, into an outer IP header
+// as the data plane is to make it: TTL 64, DSCP and ECN copied, IPv4 with DF and
+// ID 0. The flow label of an outer IPv6 header is flowLabel.
+func Encapsulate(source, destination string, flowLabel uint32, frame []byte) []byte {
+	from, to := netip.MustParseAddr(source), netip.MustParseAddr(destination)
+	inner := IP(frame)
+	protocol, tos := layers.IPProtocolIPv4, uint8(0)
+	if inner[0]>>4 == 6 {
+		protocol, tos = layers.IPProtocolIPv6, inner[0]<<4|inner[1]>>4
+	} else {
+		tos = inner[1]
+	}
+	f := newFrame(from, to, protocol)
+	f.eth.DstMAC, f.eth.SrcMAC = net.HardwareAddr(frame[:6]), net.HardwareAddr(frame[6:12])
+	f.ip4.TTL, f.ip4.TOS, f.ip4.Id = 64, tos, 0
+	f.ip6.HopLimit, f.ip6.TrafficClass, f.ip6.FlowLabel = 64, tos, flowLabel
+	return f.bytes(gopacket.Payload(inner))
+}
+
+// WithMACs is a copy of frame with other MAC addresses.
+func WithMACs(destination, source string, frame []byte) []byte {
+	out := append([]byte(nil), frame...)
+	copy(out, parseMAC(destination))
+	copy(out[6:], parseMAC(source))
+	return out
+}
+
+// IP is the IP packet in an untagged frame, without padding.
+func IP(frame []byte) []byte {
+	ip := frame[14:]
+	if ip[0]>>4 == 6 {
+		return ip[:40+int(binary.BigEndian.Uint16(ip[4:]))]
+	}
+	return ip[:binary.BigEndian.Uint16(ip[2:])]
+}
+
+func newFrame(from, to netip.Addr, protocol layers.IPProtocol) *Frame {
+	if from.Is4() != to.Is4() {
+		panic(fmt.Sprintf("packet: %s and %s are of different families", from, to))
+	}
+	f := &Frame{
+		eth: layers.Ethernet{DstMAC: make(net.HardwareAddr, 6), SrcMAC: parseMAC("02:00:00:00:00:cc"), EthernetType: layers.EthernetTypeIPv4},
+		ip4: layers.IPv4{Version: 4, TTL: 57, Id: 4711, Flags: layers.IPv4DontFragment, Protocol: protocol, SrcIP: from.AsSlice(), DstIP: to.AsSlice()},
+		ip6: layers.IPv6{Version: 6, HopLimit: 57, FlowLabel: 0x12345, NextHeader: protocol, SrcIP: from.AsSlice(), DstIP: to.AsSlice()},
+	}
+	if from.Is6() {
+		f.eth.EthernetType = layers.EthernetTypeIPv6
+	}
+	Payload(4)(f)
+	return f
+}
+
+func (f *Frame) apply(options []Option) {
+	for _, o := range options {
+		o(f)
+	}
+}
+
+func (f *Frame) network() gopacket.NetworkLayer {
+	if f.eth.EthernetType == layers.EthernetTypeIPv6 {
+		return &f.ip6
+	}
+	return &f.ip4
+}
+
+func (f *Frame) bytes(transport ...gopacket.SerializableLayer) []byte {
+	var ip []byte
+	if f.eth.EthernetType == layers.EthernetTypeIPv6 {
+		all := []gopacket.SerializableLayer{&f.ip6}
+		next := f.ip6.NextHeader
+		for i := len(f.between) - 1; i >= 0; i-- {
+			e := f.between[i].(extension)
+			e.bytes[0] = byte(next)
+			next = e.number
+		}
+		f.ip6.NextHeader = next
+		all = append(all, f.between...)
+		ip = serialize(append(all, transport...)...)
+	} else {
+		ip = serialize(append([]gopacket.SerializableLayer{&f.ip4}, transport...)...)
+	}
+	for _, m := range f.mangle {
+		m(ip)
+	}
+	frame := f.header()
+	frame = append(frame, ip...)
+	for range f.padding {
+		frame = append(frame, 0xa5)
+	}
+	return frame
+}
+
+// header is the Ethernet header, with a tag if there is one. gopacket's own
+// pads every frame to 60 bytes.
+func (f *Frame) header() []byte {
+	header := append(append([]byte(nil), f.eth.DstMAC...), f.eth.SrcMAC...)
+	if f.vlan != 0 {
+		header = binary.BigEndian.AppendUint16(header, uint16(layers.EthernetTypeDot1Q))
+		header = binary.BigEndian.AppendUint16(header, f.vlan)
+	}
+	return binary.BigEndian.AppendUint16(header, uint16(f.eth.EthernetType))
+}
+
+func serialize(all ...gopacket.SerializableLayer) []byte {
+	buffer := gopacket.NewSerializeBuffer()
+	must(gopacket.SerializeLayers(buffer, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, all...))
+	return buffer.Bytes()
+}
+
+func parseMAC(s string) net.HardwareAddr {
+	mac, err := net.ParseMAC(s)
+	must(err)
+	return mac
+}
+
+func must(err error) {
+	if err != nil {
+		panic(fmt.Sprintf("packet: %v", err))
+	}
+}
