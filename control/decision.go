@@ -17,6 +17,7 @@ type decision struct {
 	backends []BackendStatus // sorted by name
 	table    lb.Table
 	digest   lb.Digest
+	judged   bool   // once there was a verdict on every backend
 	obstacle string // why its VIPs must not be announced; empty where they may
 }
 
@@ -24,7 +25,7 @@ type decision struct {
 // serve. previous is the service's last decision: its table is taken over when
 // it would come out the same, since building one costs milliseconds.
 func decide(s lb.Service, verdicts map[lb.TargetID]judgement, secret []byte, previous decision) decision {
-	d := decision{service: s}
+	d := decision{service: s, judged: previous.judged}
 	s.Backends = lb.SortBackends(s.Backends)
 
 	var inService, healthy, down, unknown int // of the backends with a weight
@@ -46,6 +47,7 @@ func decide(s lb.Service, verdicts map[lb.TargetID]judgement, secret []byte, pre
 		}
 		d.backends = append(d.backends, status)
 	}
+	d.judged = d.judged || unknown == 0
 	panicking := (inService-down)*100 < s.PanicBelow*inService
 
 	var usable []lb.Backend
@@ -57,8 +59,9 @@ func decide(s lb.Service, verdicts map[lb.TargetID]judgement, secret []byte, pre
 	switch need := s.MinHealthy.Of(inService); {
 	case inService == 0:
 		d.obstacle = "every backend has weight 0"
-	case len(usable) == 0 && unknown > 0:
-		d.obstacle = fmt.Sprintf("no backend is known to be up yet (%d of %d not judged)", unknown, inService)
+	case !d.judged:
+		// The other members may know more: until we do, our table is not theirs.
+		d.obstacle = fmt.Sprintf("%d of %d backends are not judged yet", unknown, inService)
 	case len(usable) == 0:
 		d.obstacle = "no backend is up"
 	case healthy < need && !panicking:

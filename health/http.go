@@ -33,7 +33,7 @@ func getHTTP(conn net.Conn, addr netip.AddrPort, check lb.Check) error {
 	}
 
 	limited := &io.LimitedReader{R: conn, N: maxAnswer}
-	resp, err := readResponse(bufio.NewReader(limited), req)
+	resp, err := readResponse(bufio.NewReader(limited), req) //nolint:bodyclose // the caller closes the connection
 	if err != nil {
 		if limited.N == 0 {
 			return fmt.Errorf("headers from %s are longer than %d bytes", addr, maxAnswer)

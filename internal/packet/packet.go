@@ -62,7 +62,7 @@ func VLAN(id uint16) Option {
 	return func(f *Frame) { f.vlan = id }
 }
 
-// SYN, ACK, FIN and RST set a TCP flag. A frame without any has ACK set.
+// SYN sets the TCP flag. A frame without any flag has ACK set.
 func SYN(f *Frame) { f.tcp.SYN = true }
 
 // ACK sets the flag.
@@ -194,11 +194,9 @@ func ARP(source, target string, options ...Option) []byte {
 func Encapsulate(source, destination string, flowLabel uint32, frame []byte) []byte {
 	from, to := netip.MustParseAddr(source), netip.MustParseAddr(destination)
 	inner := IP(frame)
-	protocol, tos := layers.IPProtocolIPv4, uint8(0)
+	protocol, tos := layers.IPProtocolIPv4, inner[1]
 	if inner[0]>>4 == 6 {
 		protocol, tos = layers.IPProtocolIPv6, inner[0]<<4|inner[1]>>4
-	} else {
-		tos = inner[1]
 	}
 	f := newFrame(from, to, protocol)
 	f.eth.DstMAC, f.eth.SrcMAC = net.HardwareAddr(frame[:6]), net.HardwareAddr(frame[6:12])
