@@ -1,0 +1,103 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// blackholeProtocol marks our routes (RTA_PROTOCOL): those of a process that
+// crashed are known again. 176 is nobody's in iproute2's rt_protos or FRR.
+const blackholeProtocol = 176
+
+// blackholes keeps a blackhole route for each VIP. Without it a packet for a
+// VIP that the program passes on, or that comes while none is attached, takes
+// the kernel's default route back to where it came from, and again, until its
+// TTL ends.
+type blackholes struct {
+	netlink *netlink.Handle // nil: nothing to be done
+	log     *slog.Logger
+	there   map[netip.Addr]bool // ours; nil: not looked yet
+}
+
+func newBlackholes(h *netlink.Handle, log *slog.Logger) *blackholes {
+	return &blackholes{netlink: h, log: log}
+}
+
+// look finds those that an earlier process left behind.
+func (b *blackholes) look() error {
+	if b.there != nil {
+		return nil
+	}
+	there := make(map[netip.Addr]bool)
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		filter := &netlink.Route{Protocol: blackholeProtocol, Type: unix.RTN_BLACKHOLE}
+		routes, err := b.netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
+		if err != nil {
+			return fmt.Errorf("list blackhole routes: %w", err)
+		}
+		for _, r := range routes {
+			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
+				there[a.Unmap()] = true
+			}
+		}
+	}
+	b.there = there
+	return nil
+}
+
+// add puts in those that are missing.
+func (b *blackholes) add(vips map[netip.Addr]bool) error {
+	if b.netlink == nil {
+		return nil
+	}
+	if err := b.look(); err != nil {
+		return err
+	}
+	for vip := range vips {
+		if b.there[vip] {
+			continue
+		}
+		err := b.netlink.RouteAdd(blackhole(vip))
+		if errors.Is(err, unix.EEXIST) {
+			b.log.Warn("vip has a route already: packets for it may loop while the program is away", "vip", vip)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("add the blackhole route of vip %s: %w", vip, err)
+		}
+		b.there[vip] = true
+	}
+	return nil
+}
+
+// keep removes all but those of vips.
+func (b *blackholes) keep(vips map[netip.Addr]bool) error {
+	var errs []error
+	for vip := range b.there {
+		if vips[vip] {
+			continue
+		}
+		if err := b.netlink.RouteDel(blackhole(vip)); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("remove the blackhole route of vip %s: %w", vip, err))
+			continue
+		}
+		delete(b.there, vip)
+	}
+	return errors.Join(errs...)
+}
+
+func (b *blackholes) clear() error { return b.keep(nil) }
+
+func blackhole(vip netip.Addr) *netlink.Route {
+	return &netlink.Route{
+		Dst:      &net.IPNet{IP: vip.AsSlice(), Mask: net.CIDRMask(vip.BitLen(), vip.BitLen())},
+		Type:     unix.RTN_BLACKHOLE,
+		Protocol: blackholeProtocol,
+	}
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * One hash, to find the service; all else are flat arrays. Those that user space
+ * rewrites while packets flow are mapped into its memory (BPF_F_MMAPABLE): a
+ * table is swapped in microseconds, where map-in-map waits for an RCU grace
+ * period. The sizes of slots, backends and backend_counters are the first ones:
+ * user space loads the program anew with bigger ones when they are full.
+ */
+#ifndef MAPS_H
+#define MAPS_H
+
+#include "types.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC); /* else an entry is reused while a packet reads it */
+	__uint(max_entries, 65536);
+	__type(key, struct vip_key);
+	__type(value, __u32); /* index into services, or NO_SERVICE */
+} vips SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct service);
+} services SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, struct slot_page);
+} slots SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct backend);
+} backends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1024); /* as backends */
+	__type(key, __u32);
+	__type(value, struct counter);
+} backend_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, VERDICT_MAX);
+	__type(key, enum verdict); /* puts the enum in BTF, so bpf2go finds it */
+	__type(value, struct counter);
+} verdicts SEC(".maps");
+
+/* Each interface has an instance of the program, and each instance its own of these. */
+volatile const bool traced; /* an instance that keeps a trace */
+struct port self;
+struct trace last;
+
+static __always_inline void count(void *map, __u32 index, __u64 bytes)
+{
+	struct counter *counter = bpf_map_lookup_elem(map, &index);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += bytes;
+	}
+}
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* From the frame to the struct that everything after decides by. */
+#ifndef PARSE_H
+#define PARSE_H
+
+#include "maps.h"
+
+struct packet {
+	struct vip_key vip; /* where it goes; without ports for fragments and extension headers */
+	__u64 source[2];    /* address, an IPv4 one in the first four bytes */
+	__u32 ports;	    /* source and destination as they lie in the header */
+	__u32 length;	    /* of the IP packet: the frame may be padded */
+	bool ipv6;
+	__u8 tos; /* or traffic class */
+	__u8 ttl; /* or hop limit */
+};
+
+struct cursor {
+	void *pos;
+	void *end;
+};
+
+/* The next bytes as a header, or NULL when the frame ends before it does. */
+#define take(cur, type)                                             \
+	({                                                          \
+		type *header = (cur)->pos;                          \
+		if ((void *)(header + 1) > (cur)->end)              \
+			header = NULL;                              \
+		else                                                \
+			(cur)->pos = header + 1;                    \
+		header;                                             \
+	})
+
+static __always_inline __u64 mac_of(const __u8 *bytes)
+{
+	return *(const __u32 *)bytes | (__u64)*(const __u16 *)(bytes + 4) << 32;
+}
+
+/* room is what the IP packet holds from the transport header on. */
+static __always_inline enum verdict parse_transport(struct cursor *cur, struct packet *packet,
+						    __u32 family, __u32 protocol, __u32 room)
+{
+	if (likely(protocol == IPPROTO_TCP)) {
+		struct tcphdr *tcp = take(cur, struct tcphdr);
+
+		if (!tcp || room < sizeof(*tcp))
+			return VERDICT_PASS_MALFORMED;
+		packet->ports = *(__u32 *)tcp;
+	} else if (protocol == IPPROTO_UDP) {
+		struct udphdr *udp = take(cur, struct udphdr);
+
+		if (!udp || room < sizeof(*udp))
+			return VERDICT_PASS_MALFORMED;
+		packet->ports = *(__u32 *)udp;
+	} else {
+		return VERDICT_PASS_OTHER_PROTOCOL;
+	}
+	/* Port, protocol and family in one store: the lookup reads them in one load. */
+	*(__u32 *)&packet->vip.port = packet->ports >> 16 | protocol << 16 | family << 24;
+	return VERDICT_FORWARDED;
+}
+
+static __always_inline enum verdict parse_ipv4(struct cursor *cur, struct packet *packet)
+{
+	__u32 room = cur->end - cur->pos;
+	struct iphdr *ip = take(cur, struct iphdr);
+	__u32 header;
+
+	if (!ip || ip->version != 4 || ip->ihl < 5)
+		return VERDICT_PASS_MALFORMED;
+	header = ip->ihl * 4;
+	packet->length = bpf_ntohs(ip->tot_len);
+	if (packet->length < header || packet->length > room)
+		return VERDICT_PASS_MALFORMED;
+
+	packet->vip.address[2] = bpf_htonl(0xffff);
+	packet->vip.address[3] = ip->daddr;
+	packet->source[0] = ip->saddr;
+	packet->tos = ip->tos;
+	packet->ttl = ip->ttl;
+
+	/* Only the first fragment has ports: none can be hashed by them. */
+	if (unlikely(ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))) {
+		packet->vip.family = 4;
+		return VERDICT_DROP_FRAGMENT;
+	}
+	cur->pos += header - sizeof(*ip); /* options: take() bounds what follows */
+	return parse_transport(cur, packet, 4, ip->protocol, packet->length - header);
+}
+
+static __always_inline bool is_extension(__u8 nexthdr)
+{
+	switch (nexthdr) {
+	case 0:	  /* hop-by-hop options */
+	case 43:  /* routing */
+	case 51:  /* authentication */
+	case 60:  /* destination options */
+	case 135: /* mobility */
+	case 139: /* HIP */
+	case 140: /* shim6 */
+		return true;
+	}
+	return false;
+}
+
+static __always_inline enum verdict parse_ipv6(struct cursor *cur, struct packet *packet)
+{
+	__u32 room = cur->end - cur->pos;
+	struct ipv6hdr *ip = take(cur, struct ipv6hdr);
+
+	if (!ip || (*(__u8 *)ip >> 4) != 6)
+		return VERDICT_PASS_MALFORMED;
+	/* A jumbogram (RFC 2675) says 0 here: malformed, for want of a transport header. */
+	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (packet->length > room)
+		return VERDICT_PASS_MALFORMED;
+
+	memcpy(packet->vip.address, ip->daddr, sizeof(ip->daddr));
+	packet->source[0] = *(__u64 *)&ip->saddr[0];
+	packet->source[1] = *(__u64 *)&ip->saddr[2];
+	packet->ipv6 = true;
+	packet->tos = bpf_ntohs(*(__be16 *)ip) >> 4;
+	packet->ttl = ip->hop_limit;
+
+	if (unlikely(ip->nexthdr == 44 || is_extension(ip->nexthdr))) { /* 44: fragment header */
+		packet->vip.family = 6;
+		return ip->nexthdr == 44 ? VERDICT_DROP_FRAGMENT : VERDICT_DROP_IPV6_EXTENSION;
+	}
+	return parse_transport(cur, packet, 6, ip->nexthdr, packet->length - sizeof(*ip));
+}
+
+/*
+ * VERDICT_FORWARDED: nothing speaks against it so far. A drop is to be taken for
+ * one only if the packet is for a VIP.
+ */
+static __always_inline enum verdict parse(struct xdp_md *ctx, struct packet *packet)
+{
+	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct ethhdr *eth = take(&cur, struct ethhdr);
+
+	if (!eth)
+		return VERDICT_PASS_MALFORMED;
+	/* A switch that floods would otherwise make every node forward the same frame. */
+	if (mac_of(eth->h_dest) != self.mac)
+		return VERDICT_PASS_OTHER_MAC;
+
+	switch (eth->h_proto) {
+	case bpf_htons(ETH_P_IP):
+		return parse_ipv4(&cur, packet);
+	case bpf_htons(ETH_P_IPV6):
+		return parse_ipv6(&cur, packet);
+	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
+		return VERDICT_PASS_VLAN;
+	}
+	return VERDICT_PASS_NOT_IP;
+}
+
+#endif

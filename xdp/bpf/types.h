@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What the program shares with Go. Go gets these through BTF (bpf2go -type). */
+#ifndef TYPES_H
+#define TYPES_H
+
+#include "kernel.h"
+
+/*
+ * How a packet ended. The name says what became of it: forwarded, passed to the
+ * kernel byte for byte as it came, or dropped. Only a packet for a VIP may be
+ * dropped.
+ */
+enum verdict {
+	VERDICT_FORWARDED,
+
+	VERDICT_PASS_OTHER_MAC, /* not for this interface: flooded, broadcast, multicast */
+	VERDICT_PASS_NOT_IP,
+	VERDICT_PASS_VLAN,
+	VERDICT_PASS_MALFORMED,
+	VERDICT_PASS_OTHER_PROTOCOL, /* neither TCP nor UDP: ICMP, tunnels */
+	VERDICT_PASS_NOT_VIP,	     /* no service has this address, protocol and port */
+
+	VERDICT_FIRST_DROP,
+	VERDICT_DROP_FRAGMENT = VERDICT_FIRST_DROP, /* for a VIP, but its ports are elsewhere */
+	VERDICT_DROP_IPV6_EXTENSION,
+	VERDICT_DROP_TTL_EXPIRED,
+	VERDICT_DROP_NO_BACKEND,
+	VERDICT_DROP_NO_NEIGHBOUR, /* the backend's next hop has no known MAC address */
+	VERDICT_DROP_TOO_BIG,	   /* with its outer header, for the way to the backend */
+	VERDICT_DROP_NO_ROOM,	   /* the driver left no room for an outer header */
+
+	VERDICT_MAX,
+};
+
+/*
+ * What a service is found by. IPv4 addresses are mapped (::ffff:a.b.c.d).
+ * Port and protocol 0 stand for the VIP itself: packets whose ports are not to
+ * be had are found by it.
+ */
+struct vip_key {
+	__be32 address[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 family; /* 4 or 6: a mapped address in an IPv6 packet is not an IPv4 VIP's */
+};
+_Static_assert(sizeof(struct vip_key) == 20, "vip_key is shared with Go");
+
+#define NO_SERVICE 0xffffffff /* the value of a VIP's own entry */
+
+/* Where a service's table lies. */
+struct table {
+	__u32 slots;	/* page of slots it begins with */
+	__u32 size;	/* slots; none: no backend */
+	__u32 backends; /* entry of the backends array that a slot's 0 means */
+};
+
+/*
+ * A service has two generations of everything that says where its flows go.
+ * User space fills the one not in use, then turns active: a packet reads active
+ * once and sees either the one or the other whole.
+ */
+struct service {
+	__u64 key[2][2]; /* of the flow hash */
+	struct table table[2];
+	__u32 active; /* 0 or 1 */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct service) == 64, "service fills a cache line");
+
+struct slot {
+	__u16 current; /* backend, counted from the table's first */
+};
+
+/* Slots lie in pages: arrays pad their elements to 8 bytes, a table is a run of pages. */
+#define SLOTS_PER_PAGE 2048
+struct slot_page {
+	struct slot slots[SLOTS_PER_PAGE];
+};
+_Static_assert(sizeof(struct slot_page) % 8 == 0, "pages lie back to back");
+
+/* A way to a backend, as user space found it in the kernel's tables. */
+struct path {
+	__u8 source[6]; /* MAC of the interface it leaves by */
+	__u16 mtu;	/* of that interface */
+	__u32 ifindex;
+	/*
+	 * The outer header, ready but for what each packet brings: of IPv4 all
+	 * but tos, length, protocol and checksum, whose place holds the sum of
+	 * the rest; of IPv6 all but class, flow label, length and next header.
+	 */
+	__u32 outer[10];
+	__u32 pad[2];
+};
+_Static_assert(sizeof(struct path) == 60, "path is shared with Go");
+
+/*
+ * next_hop holds the MAC address in its low 6 bytes, as they lie on the wire, and
+ * these bits above. It is written in one store and read in one load, so a
+ * packet sees a next hop and a path that belong together.
+ */
+#define HOP_RESOLVED (1ULL << 48)
+#define HOP_PATH_BIT 49 /* which of the two paths */
+#define HOP_IPIP4 (1ULL << 50) /* outer header to put on; neither: l2 */
+#define HOP_IPIP6 (1ULL << 51)
+
+struct backend {
+	__u64 next_hop;
+	struct path path[2];
+};
+_Static_assert(sizeof(struct backend) == 128, "backend fills two cache lines");
+
+struct counter {
+	__u64 packets;
+	__u64 bytes; /* of frames as they came in */
+};
+
+/* The interface that a loaded instance of the program sits on. */
+struct port {
+	__u64 mac; /* as in next_hop */
+	__u32 ifindex;
+	__u32 pad;
+};
+
+/* What an instance that is asked (and sits nowhere) did with its last packet. */
+struct trace {
+	enum verdict verdict;
+	__u32 service;
+	__u32 slot;
+	__u32 backend;
+	__u64 hash;
+};
+
+#endif

@@ -1,0 +1,78 @@
+package xdp
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+var (
+	packetsDesc        = prometheus.NewDesc("halfproxy_packets_total", "Packets that the program saw, by how they ended.", []string{"verdict"}, nil)
+	servicePacketsDesc = prometheus.NewDesc("halfproxy_service_packets_total", "Packets forwarded to backends of a service.", []string{"service"}, nil)
+	serviceBytesDesc   = prometheus.NewDesc("halfproxy_service_bytes_total", "Bytes forwarded to backends of a service, in frames as they came in.", []string{"service"}, nil)
+	backendPacketsDesc = prometheus.NewDesc("halfproxy_backend_packets_total", "Packets forwarded to a backend.", []string{"service", "backend"}, nil)
+	backendBytesDesc   = prometheus.NewDesc("halfproxy_backend_bytes_total", "Bytes forwarded to a backend, in frames as they came in.", []string{"service", "backend"}, nil)
+)
+
+// metrics reads the program's counters when it is scraped.
+type metrics struct {
+	d          *Dataplane
+	registerer prometheus.Registerer
+	swap       prometheus.Histogram
+}
+
+// newMetrics registers on r; without r there is nothing to do but to time.
+func newMetrics(d *Dataplane, r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		d:          d,
+		registerer: r,
+		swap: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "halfproxy_table_swap_duration_seconds",
+			Help:    "Time to fill a service's table and turn to it.",
+			Buckets: prometheus.ExponentialBuckets(5e-6, 4, 8), // 5 µs to 82 ms
+		}),
+	}
+	if r == nil {
+		return m, nil
+	}
+	return m, r.Register(m)
+}
+
+func (m *metrics) close() {
+	if m != nil && m.registerer != nil {
+		m.registerer.Unregister(m)
+	}
+}
+
+func (m *metrics) swapped(took time.Duration) { m.swap.Observe(took.Seconds()) }
+
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{packetsDesc, servicePacketsDesc, serviceBytesDesc, backendPacketsDesc, backendBytesDesc} {
+		ch <- desc
+	}
+	m.swap.Describe(ch)
+}
+
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	m.swap.Collect(ch)
+	stats, err := m.d.Stats()
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(packetsDesc, fmt.Errorf("read the program's counters: %w", err))
+		return
+	}
+	counter := func(desc *prometheus.Desc, value uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), labels...)
+	}
+	for verdict, count := range stats.Verdicts {
+		counter(packetsDesc, count.Packets, verdict.String())
+	}
+	for name, service := range stats.Services {
+		counter(servicePacketsDesc, service.Packets, name)
+		counter(serviceBytesDesc, service.Bytes, name)
+		for backend, count := range service.Backends {
+			counter(backendPacketsDesc, count.Packets, name, backend)
+			counter(backendBytesDesc, count.Bytes, name, backend)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package xdp
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/halfproxy/halfproxy/internal/packet"
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+func TestMetrics(t *testing.T) {
+	needRoot(t)
+	registry := prometheus.NewPedanticRegistry()
+	d, err := New(Config{Registerer: registry})
+	must(t, err)
+	setWays(d, "203.0.113.1", "203.0.113.2")
+	web := table("web", lb.L2, 13, []string{vip4}, "203.0.113.1", "203.0.113.2")
+	for i := range web.Slots {
+		web.Slots[i] = 1
+	}
+	apply(t, d, web)
+	for range 3 {
+		process(t, d, packet.UDP(client4, vip4), Forwarded)
+	}
+	process(t, d, packet.UDP(client4, vip4, packet.TTL(1)), TTLExpired)
+
+	want := `
+# HELP halfproxy_backend_bytes_total Bytes forwarded to a backend, in frames as they came in.
+# TYPE halfproxy_backend_bytes_total counter
+halfproxy_backend_bytes_total{backend="203.0.113.1",service="web"} 0
+halfproxy_backend_bytes_total{backend="203.0.113.2",service="web"} 138
+# HELP halfproxy_backend_packets_total Packets forwarded to a backend.
+# TYPE halfproxy_backend_packets_total counter
+halfproxy_backend_packets_total{backend="203.0.113.1",service="web"} 0
+halfproxy_backend_packets_total{backend="203.0.113.2",service="web"} 3
+# HELP halfproxy_packets_total Packets that the program saw, by how they ended.
+# TYPE halfproxy_packets_total counter
+halfproxy_packets_total{verdict="forwarded"} 3
+halfproxy_packets_total{verdict="fragment"} 0
+halfproxy_packets_total{verdict="ipv6_extension"} 0
+halfproxy_packets_total{verdict="malformed"} 0
+halfproxy_packets_total{verdict="no_backend"} 0
+halfproxy_packets_total{verdict="no_neighbour"} 0
+halfproxy_packets_total{verdict="no_room"} 0
+halfproxy_packets_total{verdict="not_ip"} 0
+halfproxy_packets_total{verdict="not_vip"} 0
+halfproxy_packets_total{verdict="other_mac"} 0
+halfproxy_packets_total{verdict="other_protocol"} 0
+halfproxy_packets_total{verdict="too_big"} 0
+halfproxy_packets_total{verdict="ttl_expired"} 1
+halfproxy_packets_total{verdict="vlan"} 0
+# HELP halfproxy_service_bytes_total Bytes forwarded to backends of a service, in frames as they came in.
+# TYPE halfproxy_service_bytes_total counter
+halfproxy_service_bytes_total{service="web"} 138
+# HELP halfproxy_service_packets_total Packets forwarded to backends of a service.
+# TYPE halfproxy_service_packets_total counter
+halfproxy_service_packets_total{service="web"} 3
+`
+	names := []string{
+		"halfproxy_backend_bytes_total", "halfproxy_backend_packets_total", "halfproxy_packets_total",
+		"halfproxy_service_bytes_total", "halfproxy_service_packets_total",
+	}
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
+		t.Error(err)
+	}
+	problems, err := testutil.CollectAndLint(d.metrics)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	families, err := registry.Gather()
+	must(t, err)
+	for _, f := range families {
+		if f.GetName() == "halfproxy_table_swap_duration_seconds" && f.GetMetric()[0].GetHistogram().GetSampleCount() != 1 {
+			t.Errorf("swaps timed: got %d, want 1", f.GetMetric()[0].GetHistogram().GetSampleCount())
+		}
+	}
+
+	if _, err := New(Config{Registerer: registry}); err == nil || !strings.Contains(err.Error(), "register metrics") {
+		t.Errorf("a second Dataplane on one registry: got %v, want an error of registering", err)
+	}
+	must(t, d.Close())
+	again, err := New(Config{Registerer: registry})
+	if err != nil {
+		t.Fatalf("New after Close on one registry: %v", err)
+	}
+	must(t, again.Close())
+}

@@ -1,0 +1,508 @@
+package xdp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// Bits of a backend's next_hop above the MAC address: HOP_* in bpf/types.h.
+const (
+	hopResolved = 1 << 48
+	hopPathBit  = 49
+	hopIPIP4    = 1 << 50
+	hopIPIP6    = 1 << 51
+)
+
+const (
+	// resync is how often everything is looked at again, events or not. It is
+	// also how often a neighbour is asked for where the kernel cannot be told
+	// to keep it (before 5.16): well under the 30 s that one counts as reachable.
+	resync = 10 * time.Second
+	// calm is how long events are gathered before routes are looked up again.
+	calm = 50 * time.Millisecond
+)
+
+// nextHops knows the ways to the backends' addresses, as the kernel's routes
+// and neighbours show them.
+type nextHops struct {
+	netlink *netlink.Handle // nil: no way is ever found
+	log     *slog.Logger
+
+	links      map[int]*netlink.LinkAttrs
+	neighbours map[neighbour][6]byte // those with a usable MAC address
+	permanent  map[neighbour]bool    // set by an administrator: left alone
+	routes     map[netip.Addr]*route // to every backend's address
+	kept       map[neighbour]bool    // that we had the kernel keep
+}
+
+// neighbour is an address on a link.
+type neighbour struct {
+	ifindex int
+	address netip.Addr // without a zone
+}
+
+// route is the way to a backend's address.
+type route struct {
+	address  netip.Addr
+	backends map[*backend]struct{}
+
+	looked bool      // the rest was looked up
+	err    error     // there is no way
+	via    neighbour // the backend itself or a gateway
+	source netip.Addr
+	mac    [6]byte // of the interface it leaves by
+	mtu    int
+}
+
+func newNextHops(h *netlink.Handle, log *slog.Logger) *nextHops {
+	return &nextHops{
+		netlink:    h,
+		log:        log,
+		neighbours: make(map[neighbour][6]byte),
+		permanent:  make(map[neighbour]bool),
+		routes:     make(map[netip.Addr]*route),
+		kept:       make(map[neighbour]bool),
+	}
+}
+
+// join has the way to the backend's address looked after.
+func (n *nextHops) join(b *backend) {
+	r := n.routes[b.address]
+	if r == nil {
+		r = &route{address: b.address, backends: make(map[*backend]struct{})}
+		n.routes[b.address] = r
+	}
+	r.backends[b] = struct{}{}
+}
+
+// leave ends that.
+func (n *nextHops) leave(b *backend) {
+	r := n.routes[b.address]
+	if r == nil {
+		return
+	}
+	delete(r.backends, b)
+	if len(r.backends) == 0 {
+		delete(n.routes, b.address)
+	}
+}
+
+// read takes in the kernel's links and neighbours.
+func (n *nextHops) read() ([]netlink.Link, error) {
+	links, err := n.netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	n.links = make(map[int]*netlink.LinkAttrs)
+	for _, l := range links {
+		n.links[l.Attrs().Index] = l.Attrs()
+	}
+	clear(n.neighbours)
+	clear(n.permanent)
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		list, err := n.netlink.NeighList(0, family)
+		if err != nil {
+			return nil, fmt.Errorf("list neighbours: %w", err)
+		}
+		for _, entry := range list {
+			n.learn(entry, false)
+		}
+	}
+	return links, nil
+}
+
+// learn takes in one entry of the neighbour table. It says which one it was and
+// whether that changed anything.
+func (n *nextHops) learn(entry netlink.Neigh, deleted bool) (neighbour, bool) {
+	address, ok := netip.AddrFromSlice(entry.IP)
+	if !ok || entry.Flags&netlink.NTF_PROXY != 0 { // a proxy entry is an address that we answer for
+		return neighbour{}, false
+	}
+	key := neighbour{entry.LinkIndex, address.Unmap()}
+	// What is being probed again keeps its address until that fails.
+	const usable = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_PERMANENT
+	before, known := n.neighbours[key]
+	delete(n.permanent, key)
+	if deleted || entry.State&usable == 0 || len(entry.HardwareAddr) != 6 {
+		delete(n.neighbours, key)
+		return key, known
+	}
+	if entry.State&unix.NUD_PERMANENT != 0 {
+		n.permanent[key] = true
+	}
+	n.neighbours[key] = [6]byte(entry.HardwareAddr)
+	return key, !known || before != n.neighbours[key]
+}
+
+// look finds the route to r's address.
+func (n *nextHops) look(r *route) {
+	*r = route{address: r.address, backends: r.backends, looked: true}
+	found, err := n.netlink.RouteGetWithOptions(r.address.AsSlice(), &netlink.RouteGetOptions{Oif: r.address.Zone()})
+	if err == nil && len(found) == 0 {
+		err = unix.ENETUNREACH
+	}
+	if err != nil {
+		r.err = fmt.Errorf("no route to %s: %w", r.address, err)
+		return
+	}
+	to := found[0]
+	link := n.links[to.LinkIndex]
+	switch {
+	case to.Type == unix.RTN_LOCAL:
+		r.err = fmt.Errorf("%s is an address of this node: a backend is another host", r.address)
+		return
+	case to.Type != unix.RTN_UNICAST || link == nil:
+		r.err = fmt.Errorf("no route to %s", r.address)
+		return
+	case len(link.HardwareAddr) != 6:
+		r.err = fmt.Errorf("the way to %s leaves by %s, which is no Ethernet interface", r.address, link.Name)
+		return
+	}
+	r.via = neighbour{to.LinkIndex, r.address.WithZone("")}
+	if gateway, ok := netip.AddrFromSlice(to.Gw); ok {
+		r.via.address = gateway.Unmap()
+	} else if via, ok := to.Via.(*netlink.Via); ok { // IPv4 by way of an IPv6 gateway
+		if gateway, ok := netip.AddrFromSlice(via.Addr); ok {
+			r.via.address = gateway.Unmap()
+		}
+	}
+	if source, ok := netip.AddrFromSlice(to.Src); ok {
+		r.source = source.Unmap()
+	}
+	r.mac = [6]byte(link.HardwareAddr)
+	r.mtu = link.MTU
+	if to.MTU > 0 {
+		r.mtu = min(r.mtu, to.MTU)
+	}
+}
+
+// keep has the kernel resolve every next hop, and keep it resolved: packets that
+// the program sends are not seen by the neighbour table, which would forget.
+// Kernels before 5.16 know no managed entries and take it as being asked once.
+func (n *nextHops) keep() error {
+	wanted := make(map[neighbour]bool)
+	for _, r := range n.routes {
+		if r.err == nil && r.looked {
+			wanted[r.via] = true
+		}
+	}
+	var errs []error
+	for key := range wanted {
+		if n.permanent[key] {
+			continue
+		}
+		err := n.netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: key.ifindex, IP: key.address.AsSlice(), Family: family(key.address),
+			Flags: netlink.NTF_USE, FlagsExt: netlink.NTF_EXT_MANAGED,
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("have the kernel keep neighbour %s: %w", key.address, err))
+			continue
+		}
+		n.kept[key] = true
+	}
+	for key := range n.kept {
+		if !wanted[key] {
+			errs = append(errs, n.drop(key))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// drop leaves a neighbour to the kernel again, which resolves it anew if it is
+// in use.
+func (n *nextHops) drop(key neighbour) error {
+	delete(n.kept, key)
+	if n.permanent[key] {
+		return nil
+	}
+	err := n.netlink.NeighDel(&netlink.Neigh{LinkIndex: key.ifindex, IP: key.address.AsSlice(), Family: family(key.address)})
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove neighbour %s: %w", key.address, err)
+	}
+	return nil
+}
+
+func (n *nextHops) clear() error {
+	var errs []error
+	for key := range n.kept {
+		errs = append(errs, n.drop(key))
+	}
+	return errors.Join(errs...)
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// wayTo is what the program needs to send b a packet by r: its next hop without
+// the bit of the path, and the path. No next hop: it is not resolved.
+func (n *nextHops) wayTo(b *backend, r *route) (uint64, bpfPath, error) {
+	if !r.looked {
+		return 0, bpfPath{}, nil
+	}
+	if r.err != nil {
+		return 0, bpfPath{}, r.err
+	}
+	if b.forward == lb.L2 && r.via.address != r.address.WithZone("") {
+		return 0, bpfPath{}, fmt.Errorf("%s is behind gateway %s: l2 needs it on the node's own link, ipip does not", r.address, r.via.address)
+	}
+	path := bpfPath{Source: r.mac, Mtu: uint16(min(r.mtu, 1<<16-1)), Ifindex: uint32(r.via.ifindex)}
+	var bits uint64
+	if b.forward == lb.IPIP {
+		if !r.source.IsValid() {
+			return 0, bpfPath{}, fmt.Errorf("the node has no address to send to %s from", r.address)
+		}
+		path.Outer = outerHeader(r.source, r.address)
+		bits = hopIPIP6
+		if r.address.Is4() {
+			bits = hopIPIP4
+		}
+	}
+	mac, known := n.neighbours[r.via]
+	if !known {
+		return 0, path, nil
+	}
+	return hopResolved | bits | macBits(mac), path, nil
+}
+
+// outerHeader is the outer header but for what each packet brings.
+func outerHeader(source, destination netip.Addr) [10]uint32 {
+	const ttl = 64
+	var b [40]byte
+	if destination.Is4() {
+		b[0] = 0x45
+		b[6] = 0x40 // don't fragment; with it, the ID may be 0 (RFC 6864)
+		b[8] = ttl
+		copy(b[12:], source.AsSlice())
+		copy(b[16:], destination.AsSlice())
+		var sum uint32
+		for i := 0; i < 20; i += 2 {
+			sum += uint32(binary.NativeEndian.Uint16(b[i:]))
+		}
+		for sum > 1<<16-1 {
+			sum = sum>>16 + sum&(1<<16-1)
+		}
+		binary.NativeEndian.PutUint16(b[10:], uint16(sum))
+	} else {
+		b[7] = ttl
+		copy(b[8:], source.AsSlice())
+		copy(b[24:], destination.AsSlice())
+	}
+	var words [10]uint32
+	for i := range words {
+		words[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return words
+}
+
+// point writes the way to a backend into its entry. A packet sees the old way
+// or the new one.
+func (d *Dataplane) point(b *backend, hop uint64, path bpfPath) {
+	entry := &d.store.backends[b.entry()]
+	now := entry.NextHop
+	if hop == 0 {
+		if now&hopResolved != 0 {
+			atomic.StoreUint64(&entry.NextHop, now&^uint64(hopResolved))
+		}
+		return
+	}
+	side := now >> hopPathBit & 1
+	if entry.Path[side] != path {
+		time.Sleep(time.Until(b.turned.Add(rest)))
+		side = 1 - side
+		entry.Path[side] = path
+		b.turned = time.Now()
+	}
+	if hop |= side << hopPathBit; hop != now {
+		atomic.StoreUint64(&entry.NextHop, hop)
+	}
+}
+
+// pointAll writes the way that r is to all its backends, and tells of those
+// that have none.
+func (d *Dataplane) pointAll(r *route) {
+	for b := range r.backends {
+		hop, path, err := d.hops.wayTo(b, r)
+		problem := ""
+		if err != nil {
+			problem = err.Error()
+		}
+		if problem != b.problem {
+			if problem != "" {
+				d.log.Warn("no way to backend, its packets are dropped", "service", b.service.name, "backend", b.name, "err", problem)
+			} else {
+				d.log.Info("way to backend found", "service", b.service.name, "backend", b.name)
+			}
+			b.problem = problem
+		}
+		d.point(b, hop, path)
+	}
+}
+
+// resolveNew looks up the ways that were not yet, before packets need them, and
+// writes those of backends that are new on a known way.
+func (d *Dataplane) resolveNew() error {
+	fresh := false
+	for _, r := range d.hops.routes {
+		if r.looked {
+			d.pointAll(r)
+		} else {
+			fresh = true
+		}
+	}
+	if !fresh || d.netlink == nil {
+		return nil
+	}
+	if _, err := d.hops.read(); err != nil {
+		return err
+	}
+	for _, r := range d.hops.routes {
+		if !r.looked {
+			d.hops.look(r)
+			d.pointAll(r)
+		}
+	}
+	return d.hops.keep()
+}
+
+// refresh looks at links, neighbours and routes again, all of them.
+func (d *Dataplane) refresh() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	links, err := d.hops.read()
+	if err != nil {
+		return err
+	}
+	err = d.follow(links)
+	for _, r := range d.hops.routes {
+		d.hops.look(r)
+		d.pointAll(r)
+	}
+	return errors.Join(err, d.hops.keep())
+}
+
+// watch follows the kernel's events until ctx ends.
+func (d *Dataplane) watch(ctx context.Context) error {
+	for {
+		err := d.listen(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		// Too many events at once overrun the socket: begin again with a look at everything.
+		d.log.Warn("kernel's events lost, will listen again", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (d *Dataplane) listen(ctx context.Context) error {
+	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_NEIGH, unix.RTNLGRP_LINK,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	if err != nil {
+		return fmt.Errorf("listen to the kernel's events: %w", err)
+	}
+	events := make(chan []syscall.NetlinkMessage)
+	failed := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		socket.Close()
+		for range events { // until receive has ended
+		}
+	}()
+	go func() {
+		defer close(events)
+		failed <- receive(ctx, socket, events)
+	}()
+
+	look := func() {
+		if err := d.refresh(); err != nil {
+			d.log.Warn("next hops not brought up to date, will retry", "err", err)
+		}
+	}
+	look() // what happened before the first event
+	ticker := time.NewTicker(resync)
+	defer ticker.Stop()
+	var settled <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case messages, open := <-events:
+			if open && d.hear(messages) && settled == nil {
+				settled = time.After(calm)
+			}
+		case <-settled:
+			settled = nil
+			look()
+		case <-ticker.C:
+			look()
+		}
+	}
+}
+
+func receive(ctx context.Context, socket *nl.NetlinkSocket, events chan<- []syscall.NetlinkMessage) error {
+	for {
+		messages, _, err := socket.Receive()
+		if err != nil {
+			return fmt.Errorf("receive the kernel's events: %w", err)
+		}
+		select {
+		case events <- messages:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// hear takes in what neighbours changed, at once, and says whether something
+// else did that calls for a look at everything.
+func (d *Dataplane) hear(messages []syscall.NetlinkMessage) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	look := false
+	changed := make(map[neighbour]bool)
+	for _, m := range messages {
+		if m.Header.Type != unix.RTM_NEWNEIGH && m.Header.Type != unix.RTM_DELNEIGH {
+			look = true
+			continue
+		}
+		entry, err := netlink.NeighDeserialize(m.Data)
+		if err != nil || entry.Family != unix.AF_INET && entry.Family != unix.AF_INET6 {
+			continue
+		}
+		if key, differs := d.hops.learn(*entry, m.Header.Type == unix.RTM_DELNEIGH); differs {
+			changed[key] = true
+		}
+	}
+	if len(changed) > 0 {
+		for _, r := range d.hops.routes {
+			if changed[r.via] {
+				d.pointAll(r)
+			}
+		}
+	}
+	return look
+}

@@ -1,0 +1,133 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// slotsPerPage is the unit in which tables take slots.
+const slotsPerPage = uint32(len(bpfSlotPage{}.Slots))
+
+// store is the maps, which all instances of the program share, with those that
+// are written while packets flow mapped into memory.
+type store struct {
+	maps map[string]*ebpf.Map
+
+	services []bpfService
+	slots    []bpfSlot // of all pages, end to end
+	backends []bpfBackend
+	mappings [][]byte
+}
+
+// newStore makes maps with room for so many pages of slots and backends. With
+// an old store it takes over the maps and the contents of that one, which both
+// then share; the backends' counters begin at nothing.
+func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ *store, err error) {
+	spec.Maps[bpfMapSlots].MaxEntries = pages
+	spec.Maps[bpfMapBackends].MaxEntries = backends
+	spec.Maps[bpfMapBackendCounters].MaxEntries = backends
+
+	s := &store{maps: make(map[string]*ebpf.Map)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	for _, name := range []string{bpfMapVips, bpfMapServices, bpfMapSlots, bpfMapBackends, bpfMapBackendCounters, bpfMapVerdicts} {
+		outgrown := name == bpfMapSlots || name == bpfMapBackends || name == bpfMapBackendCounters
+		if old != nil && !outgrown {
+			s.maps[name], err = old.maps[name].Clone()
+		} else {
+			s.maps[name], err = ebpf.NewMap(spec.Maps[name])
+		}
+		if err != nil {
+			return nil, fmt.Errorf("map %s: %w", name, err)
+		}
+	}
+	if s.services, err = mapArray[bpfService](s, bpfMapServices); err != nil {
+		return nil, err
+	}
+	if s.backends, err = mapArray[bpfBackend](s, bpfMapBackends); err != nil {
+		return nil, err
+	}
+	slotPages, err := mapArray[bpfSlotPage](s, bpfMapSlots)
+	if err != nil {
+		return nil, err
+	}
+	s.slots = unsafe.Slice((*bpfSlot)(unsafe.Pointer(&slotPages[0])), len(slotPages)*int(slotsPerPage))
+	if old != nil {
+		copy(s.slots, old.slots)
+		copy(s.backends, old.backends)
+	}
+	return s, nil
+}
+
+// mapArray maps an array's entries into memory.
+func mapArray[T any](s *store, name string) ([]T, error) {
+	m := s.maps[name]
+	var entry T
+	if size := uint32(unsafe.Sizeof(entry)); size != m.ValueSize() {
+		return nil, fmt.Errorf("map %s: entries of %d bytes are taken for %d: run go generate", name, m.ValueSize(), size)
+	}
+	page := os.Getpagesize()
+	size := (int(m.MaxEntries())*int(m.ValueSize()) + page - 1) / page * page
+	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %s into memory: %w", name, err)
+	}
+	s.mappings = append(s.mappings, memory)
+	return unsafe.Slice((*T)(unsafe.Pointer(&memory[0])), m.MaxEntries()), nil
+}
+
+// pages gives the slots of a run of pages.
+func (s *store) pages(r region) []bpfSlot {
+	return s.slots[r.start*slotsPerPage : r.end()*slotsPerPage]
+}
+
+func (s *store) close() error {
+	var errs []error
+	for _, memory := range s.mappings {
+		errs = append(errs, unix.Munmap(memory))
+	}
+	for m := range maps.Values(s.maps) {
+		errs = append(errs, m.Close())
+	}
+	s.services, s.slots, s.backends, s.mappings, s.maps = nil, nil, nil, nil, nil
+	return errors.Join(errs...)
+}
+
+// instance is the program as loaded for one interface, or to be asked.
+type instance struct{ bpfObjects }
+
+// newInstance loads the program over the store's maps.
+func newInstance(spec *ebpf.CollectionSpec, s *store, traced bool) (*instance, error) {
+	spec = spec.Copy()
+	if err := spec.Variables[bpfVarTraced].Set(traced); err != nil {
+		return nil, fmt.Errorf("set variable traced: %w", err)
+	}
+	i := new(instance)
+	if err := spec.LoadAndAssign(&i.bpfObjects, &ebpf.CollectionOptions{MapReplacements: s.maps}); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// sit tells the instance which interface it sits on.
+func (i *instance) sit(mac [6]byte, ifindex int) error {
+	return i.Self.Set(bpfPort{Mac: macBits(mac), Ifindex: uint32(ifindex)})
+}
+
+// macBits is a MAC address as the program compares and writes it.
+func macBits(mac [6]byte) uint64 {
+	var bits uint64
+	for i, b := range mac {
+		bits |= uint64(b) << (8 * i)
+	}
+	return bits
+}

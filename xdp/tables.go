@@ -1,0 +1,470 @@
+package xdp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// service is a service as it stands in the maps.
+type service struct {
+	name     string
+	number   uint32              // its entry of services
+	room     region              // its entries of backends
+	unused   []uint32            // entries of room that nobody has
+	members  map[string]*backend // by name
+	leaving  map[*backend]struct{}
+	departed Count // of backends that left
+
+	pages  region    // its slots
+	turned time.Time // when a packet may last have seen the other generation
+	// after is what went out of use, to rest once the table has turned.
+	after []func()
+}
+
+// backend is a backend of one service.
+type backend struct {
+	service *service
+	name    string
+	address netip.Addr
+	forward lb.Forward
+	index   uint32 // counted from the service's first entry
+	tally   tally
+	turned  time.Time // when a packet may last have seen the other path
+	problem string    // why there is no way to it
+}
+
+func (b *backend) entry() uint32 { return b.service.room.start + b.index }
+
+// mostBackends is what a slot can tell apart.
+const mostBackends = 1 << 16
+
+// noService is the value of a VIP's own entry in vips.
+const noService = ^uint32(0)
+
+// Apply makes tables the whole of what the program forwards by. Only what
+// differs is written; a packet sees a service's old table or its new one, never
+// a mixture. Calling it again with the same tables does nothing; after an error,
+// calling it again does what was left undone.
+func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
+	vips, err := check(tables)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	d.settle(time.Now())
+	if err := d.reserve(tables); err != nil {
+		return err
+	}
+
+	// The way up: backends, tables, then the VIPs that lead packets there.
+	// The blackholes first of all, that nothing loops through the kernel.
+	if err := d.blackhole.add(addressesOf(vips)); err != nil {
+		return err
+	}
+	named := make(map[string]bool)
+	for _, t := range tables {
+		named[t.Service.Name] = true
+		if err := d.enroll(t); err != nil {
+			return fmt.Errorf("service %s: %w", t.Service.Name, err)
+		}
+	}
+	if err := d.resolveNew(); err != nil {
+		return err
+	}
+	scratch := []bpfSlot(nil)
+	for _, t := range tables {
+		if err := d.swap(d.services[t.Service.Name], t, &scratch); err != nil {
+			return fmt.Errorf("service %s: %w", t.Service.Name, err)
+		}
+	}
+	if err := d.applyVIPs(vips); err != nil {
+		return err
+	}
+	// The way down: the VIPs are gone, so are packets for what they led to.
+	for name, s := range d.services {
+		if !named[name] {
+			d.remove(s)
+		}
+	}
+	d.warnOfMergedSegments(tables)
+	return d.blackhole.keep(addressesOf(vips))
+}
+
+// warnOfMergedSegments tells once that generic mode and ipip go ill together:
+// the program runs after the kernel has merged segments (GRO), and those do not
+// fit in an outer header.
+func (d *Dataplane) warnOfMergedSegments(tables []lb.Table) {
+	ipip := slices.ContainsFunc(tables, func(t lb.Table) bool { return t.Service.Forward == lb.IPIP })
+	if d.warned || !ipip {
+		return
+	}
+	for name, mode := range d.Modes() {
+		if mode == Generic {
+			d.warned = true
+			d.log.Warn("ipip in generic mode drops merged segments as too_big: switch merging off with `ethtool -K IFACE gro off lro off`", "interface", name)
+		}
+	}
+}
+
+// check finds what cannot be applied, and gives the services by VIP and port.
+func check(tables []lb.Table) (map[bpfVipKey]string, error) {
+	vips := make(map[bpfVipKey]string)
+	seen := make(map[string]bool)
+	var errs []error
+	for _, t := range tables {
+		name := t.Service.Name
+		if seen[name] {
+			errs = append(errs, fmt.Errorf("service %q listed twice", name))
+		}
+		seen[name] = true
+		if t.Service.Forward != lb.L2 && t.Service.Forward != lb.IPIP {
+			errs = append(errs, fmt.Errorf("service %q: the program cannot forward by %s", name, t.Service.Forward))
+		}
+		for _, s := range t.Slots {
+			if int(s) >= len(t.Backends) {
+				errs = append(errs, fmt.Errorf("service %q: a slot holds backend %d of %d", name, s, len(t.Backends)))
+				break
+			}
+		}
+		for _, vip := range t.Service.VIPs {
+			vips[vipKey(vip, lb.Port{})] = ""
+			for _, p := range t.Service.Ports {
+				key := vipKey(vip, p)
+				if other, taken := vips[key]; taken && other != name {
+					errs = append(errs, fmt.Errorf("service %q: vip %s %s already belongs to %q", name, vip, p, other))
+				}
+				vips[key] = name
+			}
+		}
+	}
+	return vips, errors.Join(errs...)
+}
+
+func vipKey(vip netip.Addr, p lb.Port) bpfVipKey {
+	vip = vip.Unmap()
+	key := bpfVipKey{Address: words(vip), Port: p.Number>>8 | p.Number<<8, Protocol: uint8(p.Protocol), Family: 6}
+	if vip.Is4() {
+		key.Family = 4
+	}
+	return key
+}
+
+// words is an address as it lies in a packet, an IPv4 one mapped.
+func words(a netip.Addr) (w [4]uint32) {
+	b := a.As16()
+	for i := range w {
+		w[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return w
+}
+
+// addressesOf gives the VIPs among the keys of vips.
+func addressesOf(vips map[bpfVipKey]string) map[netip.Addr]bool {
+	addresses := make(map[netip.Addr]bool)
+	for key := range vips {
+		var b [16]byte
+		for i, w := range key.Address {
+			binary.NativeEndian.PutUint32(b[4*i:], w)
+		}
+		addresses[netip.AddrFrom16(b).Unmap()] = true
+	}
+	return addresses
+}
+
+// later has then done when no packet can be using what is out of use now.
+func (d *Dataplane) later(then func()) {
+	d.resting = append(d.resting, resting{time.Now().Add(rest), then})
+}
+
+// settle does what has rested long enough.
+func (d *Dataplane) settle(now time.Time) {
+	for len(d.resting) > 0 && !now.Before(d.resting[0].until) {
+		then := d.resting[0].then
+		d.resting = d.resting[1:]
+		then()
+	}
+}
+
+// pagesFor is the pages that a table of so many slots takes.
+func pagesFor(slots int) uint32 { return (uint32(slots) + slotsPerPage - 1) / slotsPerPage }
+
+// roomFor is the entries that are set aside for so many backends: some more,
+// so that one that comes need not move the others.
+func roomFor(backends int) uint32 { return min((uint32(backends)*5/4+4)&^3, mostBackends) }
+
+// reserve grows the maps once for all tables, in the place of many times. It
+// counts on a table's old and new slots being there at the same time, and on
+// gaps.
+func (d *Dataplane) reserve(tables []lb.Table) error {
+	var pages, entries, widestTable, widestRoom uint32
+	for _, t := range tables {
+		p, e := pagesFor(len(t.Slots)), roomFor(max(len(t.Backends), len(t.Service.Backends)))
+		pages, widestTable = pages+p, max(widestTable, p)
+		entries, widestRoom = entries+e, max(widestRoom, e)
+	}
+	pages += pages/4 + widestTable
+	entries += entries/4 + widestRoom
+	if pages <= d.pages.size && entries <= d.entries.size {
+		return nil
+	}
+	return d.grow(d.pages.sizeFor(pages), d.entries.sizeFor(entries))
+}
+
+// takePages and takeEntries find room: what is free, what has rested, or more.
+func (d *Dataplane) takePages(n uint32) (region, error) {
+	return d.take(&d.pages, n, func() error { return d.grow(d.pages.sizeFor(d.pages.size+n), d.entries.size) })
+}
+
+func (d *Dataplane) takeEntries(n uint32) (region, error) {
+	return d.take(&d.entries, n, func() error { return d.grow(d.pages.size, d.entries.sizeFor(d.entries.size+n)) })
+}
+
+func (d *Dataplane) take(s *space, n uint32, grow func() error) (region, error) {
+	if n == 0 {
+		return region{}, nil
+	}
+	r, ok := s.take(n)
+	if !ok && len(d.resting) > 0 {
+		time.Sleep(time.Until(d.resting[len(d.resting)-1].until))
+		d.settle(time.Now())
+		r, ok = s.take(n)
+	}
+	if !ok {
+		if err := grow(); err != nil {
+			return region{}, err
+		}
+		r, _ = s.take(n)
+	}
+	return r, nil
+}
+
+// enroll gives every backend of the service an entry, which it keeps while it
+// belongs to the service: those that the table leaves out included, so that
+// their counters live on and their next hops are known when they return.
+func (d *Dataplane) enroll(t lb.Table) error {
+	s := d.services[t.Service.Name]
+	if s == nil {
+		number, ok := d.numbers.take(1)
+		if !ok {
+			return fmt.Errorf("the program has room for %d services", d.numbers.size)
+		}
+		s = &service{name: t.Service.Name, number: number.start, members: make(map[string]*backend), leaving: make(map[*backend]struct{})}
+		d.services[s.name] = s
+	}
+
+	wanted := make(map[string]netip.Addr, len(t.Backends))
+	for _, b := range t.Service.Backends {
+		wanted[b.Name] = b.Address
+	}
+	for _, b := range t.Backends {
+		wanted[b.Name] = b.Address
+	}
+	if len(wanted) > mostBackends {
+		return fmt.Errorf("%d backends: a service can have %d", len(wanted), mostBackends)
+	}
+	for name, b := range s.members {
+		if _, stays := wanted[name]; !stays {
+			d.dismiss(b)
+		}
+	}
+	missing := len(wanted) - len(s.members)
+	if missing > len(s.unused) {
+		if err := d.move(s, len(wanted)); err != nil {
+			return err
+		}
+	}
+	for name, address := range wanted {
+		b := s.members[name]
+		if b == nil {
+			index := s.unused[0]
+			s.unused = s.unused[1:]
+			b = &backend{service: s, name: name, index: index}
+			s.members[name] = b
+			d.occupy(b, b.entry())
+		}
+		b.forward = t.Service.Forward
+		if b.address != address {
+			d.hops.leave(b)
+			b.address = address
+			d.hops.join(b)
+		}
+	}
+	return nil
+}
+
+// occupy makes a free entry b's: without a next hop until its way is written,
+// and counted from where the one before left off.
+func (d *Dataplane) occupy(b *backend, entry uint32) {
+	atomic.StoreUint64(&d.store.backends[entry].NextHop, 0)
+	b.tally.begin(entry, d.tails[entry])
+}
+
+// dismiss takes a backend out of its service. Its entry and its counters rest
+// until no table leads to it.
+func (d *Dataplane) dismiss(b *backend) {
+	s := b.service
+	d.hops.leave(b)
+	delete(s.members, b.name)
+	s.leaving[b] = struct{}{}
+	room, entry := s.room, b.entry()
+	s.after = append(s.after, func() {
+		d.endTally(&b.tally, entry)
+		s.departed.add(b.tally.past)
+		delete(s.leaving, b)
+		if s.room == room {
+			s.unused = append(s.unused, b.index)
+		}
+	})
+}
+
+// move gives the service entries for so many backends in another place.
+func (d *Dataplane) move(s *service, backends int) error {
+	room, err := d.takeEntries(roomFor(backends))
+	if err != nil {
+		return err
+	}
+	old := s.room
+	for _, b := range s.members {
+		from := b.entry()
+		d.occupy(b, room.start+b.index)
+		s.after = append(s.after, func() { d.endTally(&b.tally, from) })
+	}
+	if old.size > 0 {
+		s.after = append(s.after, func() { d.entries.give(old) })
+	}
+	s.room = room
+	s.unused = s.unused[:0]
+	taken := make(map[uint32]bool)
+	for _, b := range s.members {
+		taken[b.index] = true
+	}
+	for i := range room.size {
+		if !taken[i] {
+			s.unused = append(s.unused, i)
+		}
+	}
+	return nil
+}
+
+// swap fills the idle generation with the table and turns to it.
+func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
+	place := make([]uint16, len(t.Backends))
+	for i, b := range t.Backends {
+		place[i] = uint16(s.members[b.Name].index)
+	}
+	wanted := (*scratch)[:0]
+	for _, slot := range t.Slots {
+		wanted = append(wanted, bpfSlot{Current: place[slot]})
+	}
+	*scratch = wanted
+	key := [2]uint64{binary.LittleEndian.Uint64(t.HashKey[:8]), binary.LittleEndian.Uint64(t.HashKey[8:])}
+
+	entry := &d.store.services[s.number]
+	active := entry.Active & 1
+	now := entry.Table[active]
+	if now.Size == uint32(len(wanted)) && now.Backends == s.room.start && entry.Key[active] == key &&
+		slices.Equal(d.store.pages(s.pages)[:now.Size], wanted) {
+		d.release(s)
+		return nil
+	}
+
+	pages, err := d.takePages(pagesFor(len(wanted)))
+	if err != nil {
+		return err
+	}
+	entry = &d.store.services[s.number] // the map may have grown
+	time.Sleep(time.Until(s.turned.Add(rest)))
+	begin := time.Now()
+	copy(d.store.pages(pages), wanted)
+	idle := 1 - active
+	entry.Key[idle] = key
+	entry.Table[idle] = bpfTable{Slots: pages.start, Size: uint32(len(wanted)), Backends: s.room.start}
+	atomic.StoreUint32(&entry.Active, idle)
+	s.turned = time.Now()
+	d.metrics.swapped(s.turned.Sub(begin))
+
+	if old := s.pages; old.size > 0 {
+		s.after = append(s.after, func() { d.pages.give(old) })
+	}
+	s.pages = pages
+	d.release(s)
+	return nil
+}
+
+// release lets rest what the service's turned table no longer leads to.
+func (d *Dataplane) release(s *service) {
+	if len(s.after) == 0 {
+		return
+	}
+	after := s.after
+	s.after = nil
+	d.later(func() {
+		for _, then := range after {
+			then()
+		}
+	})
+}
+
+// remove takes out a service that no VIP leads to any more.
+func (d *Dataplane) remove(s *service) {
+	for _, b := range s.members {
+		d.dismiss(b)
+	}
+	delete(d.services, s.name)
+	s.after = append(s.after, func() {
+		d.pages.give(s.pages)
+		d.entries.give(s.room)
+		d.store.services[s.number] = bpfService{}
+		d.numbers.give(region{s.number, 1})
+	})
+	d.release(s)
+}
+
+// applyVIPs makes the keys of vips those of the map.
+func (d *Dataplane) applyVIPs(vips map[bpfVipKey]string) error {
+	m := d.store.maps[bpfMapVips]
+	for key, name := range vips {
+		number := noService
+		if name != "" {
+			number = d.services[name].number
+		}
+		if old, there := d.vips[key]; there && old == number {
+			continue
+		}
+		if err := m.Put(key, number); err != nil {
+			return fmt.Errorf("enter vip %s of service %q (there is room for %d pairs of VIP and port): %w", describe(key), name, m.MaxEntries(), err)
+		}
+		d.vips[key] = number
+	}
+	for key := range d.vips {
+		if _, wanted := vips[key]; wanted {
+			continue
+		}
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("take out vip %s: %w", describe(key), err)
+		}
+		delete(d.vips, key)
+	}
+	return nil
+}
+
+func describe(key bpfVipKey) string {
+	for a := range addressesOf(map[bpfVipKey]string{key: ""}) {
+		return fmt.Sprintf("%s %s", a, lb.Port{Protocol: lb.Protocol(key.Protocol), Number: key.Port>>8 | key.Port<<8})
+	}
+	return ""
+}

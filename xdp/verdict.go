@@ -1,0 +1,54 @@
+package xdp
+
+import "fmt"
+
+// Verdict is how a packet ended.
+type Verdict uint32
+
+// The verdicts there are. A packet is dropped only once it is known to be for
+// a VIP; what passes goes to the kernel byte for byte as it came.
+const (
+	Forwarded = Verdict(bpfVerdictVERDICT_FORWARDED)
+
+	OtherMAC      = Verdict(bpfVerdictVERDICT_PASS_OTHER_MAC)      // passed: flooded, broadcast or multicast
+	NotIP         = Verdict(bpfVerdictVERDICT_PASS_NOT_IP)         // passed
+	VLAN          = Verdict(bpfVerdictVERDICT_PASS_VLAN)           // passed: tagged frames are left to the kernel
+	Malformed     = Verdict(bpfVerdictVERDICT_PASS_MALFORMED)      // passed: headers cut short or lengths that lie
+	OtherProtocol = Verdict(bpfVerdictVERDICT_PASS_OTHER_PROTOCOL) // passed: neither TCP nor UDP
+	NotVIP        = Verdict(bpfVerdictVERDICT_PASS_NOT_VIP)        // passed: no service has this address, protocol and port
+
+	Fragment      = Verdict(bpfVerdictVERDICT_DROP_FRAGMENT)      // dropped: a fragment for a VIP
+	IPv6Extension = Verdict(bpfVerdictVERDICT_DROP_IPV6EXTENSION) // dropped: an extension header hides the ports
+	TTLExpired    = Verdict(bpfVerdictVERDICT_DROP_TTL_EXPIRED)   // dropped: TTL or hop limit of 1 or 0
+	NoBackend     = Verdict(bpfVerdictVERDICT_DROP_NO_BACKEND)    // dropped: the service's table is empty
+	NoNeighbour   = Verdict(bpfVerdictVERDICT_DROP_NO_NEIGHBOUR)  // dropped: no MAC address known for the next hop
+	TooBig        = Verdict(bpfVerdictVERDICT_DROP_TOO_BIG)       // dropped: does not fit the way to the backend
+	NoRoom        = Verdict(bpfVerdictVERDICT_DROP_NO_ROOM)       // dropped: the driver left no room for an outer header
+)
+
+// verdictNames are the verdicts as metrics and people know them.
+var verdictNames = [...]string{
+	Forwarded:     "forwarded",
+	OtherMAC:      "other_mac",
+	NotIP:         "not_ip",
+	VLAN:          "vlan",
+	Malformed:     "malformed",
+	OtherProtocol: "other_protocol",
+	NotVIP:        "not_vip",
+	Fragment:      "fragment",
+	IPv6Extension: "ipv6_extension",
+	TTLExpired:    "ttl_expired",
+	NoBackend:     "no_backend",
+	NoNeighbour:   "no_neighbour",
+	TooBig:        "too_big",
+	NoRoom:        "no_room",
+}
+
+var _ [len(verdictNames)]struct{} = [bpfVerdictVERDICT_MAX]struct{}{} // one name per verdict
+
+func (v Verdict) String() string {
+	if int(v) < len(verdictNames) {
+		return verdictNames[v]
+	}
+	return fmt.Sprintf("verdict-%d", uint32(v))
+}
