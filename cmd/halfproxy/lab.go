@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/halfproxy/halfproxy/lab"
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+func labCommand() *cobra.Command {
+	var options lab.Options
+	var forward string
+	var keep, clean bool
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Run the whole system on this machine in network namespaces, and tell a story of failures",
+		Long: `Builds a client, a router, load balancer nodes and backends as network
+namespaces on this machine, each node a real halfproxy process, and tells a
+story: traffic flows, a node is killed in the middle of long downloads, a
+backend is killed, both return. Takes everything down at the end, also on
+Ctrl-C. Needs root.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if clean {
+				return lab.Clean(options)
+			}
+			var known bool
+			if options.Forward, known = forwards[forward]; !known {
+				return fmt.Errorf("--forward %q is unknown: use l2 or ipip", forward)
+			}
+			return lab.Run(cmd.Context(), options, keep, cmd.OutOrStdout())
+		},
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&options.Nodes, "nodes", 3, "`number` of load balancer nodes")
+	flags.IntVar(&options.Backends, "backends", 3, "`number` of backends")
+	flags.StringVar(&options.Router, "router", lab.Embedded, "the router: embedded, frr or bird")
+	flags.StringVar(&forward, "forward", lb.L2.String(), "the way from nodes to backends: l2 or ipip")
+	flags.BoolVar(&keep, "keep", false, "tell no story: let the lab stand until Ctrl-C, and say how to play with it")
+	flags.BoolVar(&clean, "clean", false, "remove what an earlier lab that was killed left behind")
+	return cmd
+}
+
+var forwards = map[string]lb.Forward{lb.L2.String(): lb.L2, lb.IPIP.String(): lb.IPIP}
+
+// labRouterCommand is the lab's embedded router: the lab starts it in the
+// router's namespace.
+func labRouterCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "lab-router",
+		Short:  "The lab's router, which the lab starts by itself",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+			return lab.RunRouter(cmd.Context(), cmd.InOrStdin(), log)
+		},
+	}
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/halfproxy/halfproxy/config"
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// call runs the command and gives what it printed and its exit code.
+func call(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, &out, &err)
+	return out.String(), err.String(), code
+}
+
+func TestExitCodesTellUsageFromFailure(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, tt := range []struct {
+		args string
+		code int
+		says string // on stdout for code 0, else on stderr
+	}{
+		{"", exitDone, "Usage:"},
+		{"--help", exitDone, "Usage:"},
+		{"--version", exitDone, version},
+		{"nonsense", exitUsage, `unknown command "nonsense"`},
+		{"check --nonsense", exitUsage, "unknown flag: --nonsense"},
+		{"check surplus", exitUsage, `unknown command "surplus"`},
+		{"run --log-level loud", exitUsage, "log-level"},
+		{"check --config " + missing, exitNo, missing},
+		{"run --config " + missing, exitNo, missing},
+		{"status --socket " + missing, exitNo, missing},
+		{"lab --forward pigeon", exitNo, `--forward "pigeon" is unknown: use l2 or ipip`},
+		{"lab --router carp", exitNo, `router "carp" is unknown`},
+	} {
+		stdout, stderr, code := call(t, strings.Fields(tt.args)...)
+		says := stderr
+		if tt.code == exitDone {
+			says = stdout
+		}
+		if code != tt.code || !strings.Contains(says, tt.says) {
+			t.Errorf("halfproxy %s: got code %d, %q, want %d and %q", tt.args, code, says, tt.code, tt.says)
+		}
+	}
+}
+
+func TestCheckPrintsEveryErrorAtOnce(t *testing.T) {
+	file := write(t, "node: {interfaces: []}\nhttp: {listen: nowhere}\nservices:\n  - {name: web, vips: [203.0.113.300]}\n")
+	_, stderr, code := call(t, "check", "--config", file)
+	for _, want := range []string{"node.interfaces", "http.listen", "203.0.113.300"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("got %q, want it to speak of %s", stderr, want)
+		}
+	}
+	if code != exitNo {
+		t.Errorf("exit code: got %d, want %d", code, exitNo)
+	}
+}
+
+func TestCheckTakesAGoodFile(t *testing.T) {
+	stdout, stderr, code := call(t, "check", "--config", write(t, alone("127.0.0.1:9870", "eth0")))
+	if code != exitDone || !strings.Contains(stdout, "good, 1 service") {
+		t.Errorf("got code %d, %q, %q, want it taken", code, stdout, stderr)
+	}
+}
+
+func TestANodeThatCannotStartSaysWhy(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, stderr, code := call(t, "run", "--config", write(t, alone(taken.Addr().String(), "eth0")))
+	if code != exitNo || !strings.Contains(stderr, "another program has the port") {
+		t.Errorf("taken port: got code %d, %q, want %d and the remedy", code, stderr, exitNo)
+	}
+
+	if os.Geteuid() != 0 {
+		t.Skip("loading the program needs root")
+	}
+	file := write(t, alone("127.0.0.1:39870", "nonesuch0"))
+	_, stderr, code = call(t, "run", "--config", file)
+	if code != exitNo || !strings.Contains(stderr, "nonesuch0") {
+		t.Errorf("no such interface: got code %d, %q, want %d and its name", code, stderr, exitNo)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "*.sock")); len(left) > 0 {
+		t.Errorf("left behind: got %v, want nothing", left)
+	}
+}
+
+func TestAReloadThatNeedsARestartNamesEverySection(t *testing.T) {
+	base := config.Config{
+		Node:     config.Node{Name: "lb1", Interfaces: []string{"eth0"}},
+		BGP:      config.BGP{ASN: 64512, Peers: []config.Peer{{ASN: 64500}}},
+		Services: []lb.Service{{Name: "web"}},
+	}
+	good := base
+	good.Services = nil
+	good.BGP.Peers = []config.Peer{{ASN: 64501}, {ASN: 64502}}
+	if err := restartNeeded(base, good); err != nil {
+		t.Errorf("other services and peers: got %v, want it taken", err)
+	}
+
+	bad := base
+	bad.Node.Interfaces = []string{"eth1"}
+	bad.BGP.ASN = 64513
+	bad.BGP.Peers = nil
+	bad.Admin.Socket = "/elsewhere"
+	err := restartNeeded(base, bad)
+	for _, want := range []string{"section node", "section bgp", "section admin", "bgp.peers"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want it to name %s", err, want)
+		}
+	}
+}
+
+// alone is the configuration of a node without a cluster.
+func alone(listen, iface string) string {
+	return fmt.Sprintf(`
+node: {name: lb1, interfaces: [%s]}
+http: {listen: "%s"}
+admin: {socket: SOCKET}
+services:
+  - name: web
+    vips: [203.0.113.10]
+    ports: [tcp/80]
+    backends: [{name: web1, address: 192.0.2.1}]
+`, iface, listen)
+}
+
+func write(t *testing.T, content string) string {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "halfproxy.yaml")
+	content = strings.ReplaceAll(content, "SOCKET", filepath.Join(dir, "admin.sock"))
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

@@ -1,0 +1,312 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/bgp"
+	"github.com/halfproxy/halfproxy/cluster"
+	"github.com/halfproxy/halfproxy/config"
+	"github.com/halfproxy/halfproxy/control"
+	"github.com/halfproxy/halfproxy/health"
+	"github.com/halfproxy/halfproxy/lb"
+	"github.com/halfproxy/halfproxy/xdp"
+)
+
+// linger is how long a node that stops forwards on after its routes are
+// withdrawn. Routers take some 100 ms to send packets elsewhere; a fabric of
+// several hops takes longer.
+const linger = 2 * time.Second
+
+// What control asks of its subsystems, they do.
+var (
+	_ control.Dataplane = (*xdp.Dataplane)(nil)
+	_ control.Announcer = (*bgp.Speaker)(nil)
+	_ control.Cluster   = (*cluster.Cluster)(nil)
+	_ control.Checker   = (*health.Checker)(nil)
+)
+
+// node is a load balancer node with all its parts.
+type node struct {
+	log     *slog.Logger
+	started time.Time
+	load    func() (config.Config, error) // reads the configuration anew
+
+	dataplane *xdp.Dataplane
+	checker   *health.Checker
+	members   *cluster.Cluster // nil where the node stands alone
+	speaker   *bgp.Speaker     // nil where nothing is announced
+	control   *control.Controller
+	admin     *admin.Server
+
+	mu  sync.Mutex
+	cfg config.Config // as last taken
+}
+
+// newNode makes the parts of a node, and reports at once what keeps it from
+// running: a missing capability, a taken port. The program sits on its
+// interfaces when it returns and passes every packet until there are tables.
+func newNode(cfg config.Config, log *slog.Logger) (_ *node, err error) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	prometheus.WrapRegistererWith(prometheus.Labels{"version": version}, registry).MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "halfproxy_build_info", Help: "Always 1; the labels tell what runs."},
+			func() float64 { return 1 }))
+
+	n := &node{log: log, started: time.Now(), cfg: cfg}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	n.admin, err = admin.New(admin.Config{
+		Listen: cfg.HTTP.Listen, Socket: cfg.Admin.Socket,
+		Status: n.status, Health: n.unhealthy, Ready: n.unready, Reload: n.reload,
+		Gatherer: registry, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.dataplane, err = xdp.New(xdp.Config{
+		Interfaces: cfg.Node.Interfaces, Mode: xdpModes[cfg.Node.XDPMode], Log: log, Registerer: registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.checker = health.New(health.Config{Log: log, Registerer: registry})
+	controls := control.Config{
+		Node: cfg.Node.Name, Size: cfg.Cluster.Size,
+		Dataplane: n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,
+		Log: log, Registerer: registry,
+	}
+	if cfg.Cluster.Alone() {
+		controls.Secret = machineSecret()
+	} else {
+		controls.Secret = cfg.Cluster.Keys[0]
+		n.members, err = cluster.New(cluster.Config{
+			Name: cfg.Node.Name, Cluster: cfg.Cluster.Name, Listen: cfg.Cluster.Listen, Join: cfg.Cluster.Join,
+			Keys: cfg.Cluster.Keys, StateDir: os.Getenv("STATE_DIRECTORY"), // systemd's
+			Log: log, Registerer: registry,
+		})
+		if err != nil {
+			return nil, err
+		}
+		controls.Cluster = n.members
+	}
+	if len(cfg.BGP.Peers) > 0 {
+		v4, v6 := nextHops(cfg.Node.Interfaces)
+		n.speaker, err = bgp.New(bgp.Config{
+			ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, Communities: cfg.BGP.Communities, Peers: peers(cfg),
+			NextHop4: v4, NextHop6: v6, Log: log, Registerer: registry,
+		})
+		if err != nil {
+			return nil, err
+		}
+		controls.Announcer = n.speaker
+	}
+	n.control = control.New(controls)
+	if err := n.dataplane.Attach(); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// run lets every part do its work until ctx ends or a part fails. Then routes
+// go first, packets are forwarded a little longer, and only then do the parts
+// stop.
+func (n *node) run(ctx context.Context) error {
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	parts, life := errgroup.WithContext(life)
+	start := func(name string, run func(context.Context) error) {
+		parts.Go(func() error {
+			if err := run(life); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	n.control.SetServices(n.cfg.Services)
+	start("data plane", n.dataplane.Run)
+	start("health checks", n.checker.Run)
+	start("control", n.control.Run)
+	start("news", n.passNews)
+	start("admin", n.admin.Run)
+	if n.members != nil {
+		start("cluster", n.members.Run)
+	}
+	if n.speaker != nil {
+		start("bgp", n.speaker.Run)
+	}
+
+	select {
+	case <-life.Done():
+	case <-ctx.Done():
+		n.log.Info("node stops: routes withdrawn first, packets forwarded a little longer", "for", linger)
+		if err := n.control.Drain(life); err != nil {
+			n.log.Error("routes not withdrawn in order", "err", err)
+		}
+		select {
+		case <-life.Done():
+		case <-time.After(linger):
+		}
+		end()
+	}
+	return parts.Wait()
+}
+
+// passNews wakes control when there is something new to decide on.
+func (n *node) passNews(ctx context.Context) error {
+	var members <-chan struct{}
+	if n.members != nil {
+		members = n.members.Changes()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.checker.Changes():
+		case <-members:
+		}
+		n.control.Wake()
+	}
+}
+
+// close gives back what newNode took hold of. The parts no longer run.
+func (n *node) close() {
+	if n.admin != nil {
+		n.admin.Close()
+	}
+	if n.dataplane == nil {
+		return
+	}
+	if err := n.dataplane.Close(); err != nil {
+		n.log.Error("data plane left something behind", "err", err)
+	}
+}
+
+// reload takes the configuration anew. A wrong one changes nothing; neither
+// does one that asks for what only a restart can change.
+func (n *node) reload(ctx context.Context) error {
+	cfg, err := n.load()
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := restartNeeded(n.cfg, cfg); err != nil {
+		return err
+	}
+	if n.speaker != nil {
+		if err := n.speaker.SetPeers(ctx, peers(cfg)); err != nil {
+			return fmt.Errorf("change bgp.peers: %w", err)
+		}
+	}
+	n.control.SetServices(cfg.Services)
+	n.cfg = cfg
+	n.log.Info("configuration taken", "services", len(cfg.Services), "peers", len(cfg.BGP.Peers))
+	return nil
+}
+
+// restartNeeded names all that differs between old and new and cannot change
+// while the node runs.
+func restartNeeded(old, new config.Config) error {
+	oldBGP, newBGP := old.BGP, new.BGP
+	oldBGP.Peers, newBGP.Peers = nil, nil
+	var errs []error
+	for _, section := range []struct {
+		name     string
+		old, new any
+	}{
+		{"node", old.Node, new.Node},
+		{"cluster", old.Cluster, new.Cluster},
+		{"bgp", oldBGP, newBGP},
+		{"http", old.HTTP, new.HTTP},
+		{"admin", old.Admin, new.Admin},
+	} {
+		if !reflect.DeepEqual(section.old, section.new) {
+			errs = append(errs, fmt.Errorf("section %s changed, which a reload cannot follow: restart the node, or take the change back", section.name))
+		}
+	}
+	if (len(old.BGP.Peers) == 0) != (len(new.BGP.Peers) == 0) {
+		errs = append(errs, errors.New("bgp.peers goes from none to some or back, which a reload cannot follow: restart the node"))
+	}
+	return errors.Join(errs...)
+}
+
+var xdpModes = map[string]xdp.Mode{
+	config.XDPAuto:    xdp.Auto,
+	config.XDPNative:  xdp.Native,
+	config.XDPGeneric: xdp.Generic,
+}
+
+func peers(cfg config.Config) []bgp.Peer {
+	peers := make([]bgp.Peer, len(cfg.BGP.Peers))
+	for i, p := range cfg.BGP.Peers {
+		peers[i] = bgp.Peer(p)
+	}
+	return peers
+}
+
+// nextHops gives the addresses by which routers reach this node: the first
+// global one of each family on the interfaces that carry VIP traffic.
+func nextHops(interfaces []string) (v4, v6 netip.Addr) {
+	for _, name := range interfaces {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			continue // xdp.New has refused it with better words
+		}
+		addrs, err := ifi.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			prefix, err := netip.ParsePrefix(a.String())
+			if err != nil || !prefix.Addr().IsGlobalUnicast() {
+				continue
+			}
+			switch ip := prefix.Addr(); {
+			case ip.Is4() && !v4.IsValid():
+				v4 = ip
+			case ip.Is6() && !v6.IsValid():
+				v6 = ip
+			}
+		}
+	}
+	return v4, v6
+}
+
+// machineSecret keys the flow hashes of a node that shares no key with anybody.
+// It stays the same over restarts. The machine's ID is to be kept from others
+// and used hashed only, says machine-id(5).
+func machineSecret() []byte {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		id = []byte(rand.Text()) // no ID to keep: flows find another backend after a restart
+	}
+	secret := sha256.Sum256(append([]byte("halfproxy "), id...))
+	return secret[:]
+}
+
+// nobody is the cluster of a node that stands alone, and the routers of one
+// that announces nothing.
+type nobody struct{}
+
+func (nobody) Publish(lb.Report)                              {}
+func (nobody) Records() []lb.Record                           { return nil }
+func (nobody) Announce(context.Context, []netip.Prefix) error { return nil }

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/bgp"
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// status gathers what each part knows.
+func (n *node) status() admin.Status {
+	n.mu.Lock()
+	cfg := n.cfg
+	n.mu.Unlock()
+	st := n.control.Status()
+	stats, err := n.dataplane.Stats()
+	if err != nil {
+		n.log.Error("packet counters not read", "err", err)
+	}
+	lastErrors := make(map[lb.TargetID]string)
+	for _, r := range n.checker.Results() {
+		lastErrors[r.Target.ID()] = r.LastError
+	}
+
+	s := admin.Status{
+		Time:          time.Now(),
+		Node:          admin.Node{Name: cfg.Node.Name, Draining: st.Draining, Version: version, Started: n.started},
+		Cluster:       admin.Cluster{InSight: st.InSight, Size: st.Size, Frozen: st.Frozen},
+		ConfigDigest:  st.Config.String(),
+		ConfigDiffers: st.ConfigDiffers,
+		Members:       n.memberList(cfg.Node.Name, st.Config),
+	}
+	modes := n.dataplane.Modes()
+	for _, name := range cfg.Node.Interfaces {
+		mode, attached := modes[name]
+		i := admin.Interface{Name: name, Attached: attached}
+		if attached {
+			i.XDPMode = mode.String()
+		}
+		s.Node.Interfaces = append(s.Node.Interfaces, i)
+	}
+	for _, service := range st.Services {
+		out := admin.Service{
+			Name: service.Name, VIPs: service.VIPs, Forward: service.Forward.String(),
+			Announced: service.Announced, Reason: service.Reason,
+			TableDigest: service.Table.String(), TableDiffers: service.TableDiffers,
+		}
+		if service.Announced {
+			out.Reason = "all gates are open"
+		}
+		for _, p := range service.Ports {
+			out.Ports = append(out.Ports, p.String())
+		}
+		targets := service.Service.Targets()
+		for _, b := range service.Backends {
+			traffic := stats.Services[service.Name].Backends[b.Name]
+			i := slices.IndexFunc(targets, func(t lb.Target) bool { return t.Backend == b.Name })
+			out.Backends = append(out.Backends, admin.Backend{
+				Name: b.Name, Address: b.Address, Weight: b.Weight, State: b.State.String(),
+				HealthyObservers: b.Up, Observers: b.Observers,
+				Packets: traffic.Packets, Bytes: traffic.Bytes, LastError: lastErrors[targets[i].ID()],
+			})
+		}
+		s.Services = append(s.Services, out)
+	}
+	if n.speaker != nil {
+		for _, p := range n.speaker.Peers() {
+			s.BGP = append(s.BGP, admin.Peer{
+				Address: p.Peer, ASN: p.ASN, State: p.State, Since: p.Since, BFD: "off",
+				Announced: p.Announced, LastError: p.LastError,
+			})
+		}
+	}
+	return s
+}
+
+// memberList is the cluster as this node sees it; a node that stands alone is
+// its own only member.
+func (n *node) memberList(name string, config lb.Digest) []admin.Member {
+	if n.members == nil {
+		return []admin.Member{{Name: name, State: "alive", ConfigDigest: config.String()}}
+	}
+	digests := map[string]string{name: config.String()}
+	for _, r := range n.members.Records() {
+		if r.Member != name {
+			digests[r.Member] = r.Report.Config.String()
+		}
+	}
+	var members []admin.Member
+	for _, m := range n.members.Members() {
+		members = append(members, admin.Member{
+			Name: m.Name, Address: m.Address, State: m.State, ConfigDigest: digests[m.Name],
+		})
+	}
+	return members
+}
+
+// unhealthy tells why this node cannot forward.
+func (n *node) unhealthy() []string {
+	if err := n.dataplane.Attached(); err != nil {
+		return []string{err.Error()}
+	}
+	return nil
+}
+
+// unready tells why this node should get no traffic.
+func (n *node) unready() []string {
+	reasons := n.unhealthy()
+	st := n.control.Status()
+	if st.Draining {
+		reasons = append(reasons, "this node is draining")
+	}
+	if n.speaker == nil {
+		return append(reasons, "no BGP peer is configured: nothing is announced")
+	}
+	established := func(p bgp.PeerStatus) bool { return p.State == "established" }
+	if !slices.ContainsFunc(n.speaker.Peers(), established) {
+		reasons = append(reasons, "no BGP peer is established")
+	}
+	if len(st.AnnouncedVIPs) > 0 {
+		return reasons
+	}
+	reasons = append(reasons, "no VIP is announced")
+	for _, s := range st.Services {
+		reasons = append(reasons, fmt.Sprintf("service %q: %s", s.Name, s.Reason))
+	}
+	return reasons
+}

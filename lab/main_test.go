@@ -1,0 +1,118 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// built is the path of halfproxy as users run it, built once for all tests.
+var built string
+
+// standEnv asks the test program to be a lab that stands until it is killed.
+const standEnv = "HPTEST_LAB_STAND"
+
+func TestMain(m *testing.M) {
+	if built = os.Getenv(standEnv); built != "" {
+		stand()
+	}
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	if os.Geteuid() == 0 { // else all that need it skip
+		dir, err := os.MkdirTemp("", "hptest-lab-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		built = filepath.Join(dir, "halfproxy")
+		build := exec.Command("go", "build", "-o", built, "../cmd/halfproxy")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build halfproxy: %v\n%s", err, out)
+			return 1
+		}
+		if err := readSources(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// readSources looks at all that the binary is built from. The go command takes
+// a cached result for as long as what the test has looked at stays the same.
+func readSources() error {
+	return filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && path != ".." && strings.HasPrefix(d.Name(), ".") {
+			return fs.SkipDir
+		}
+		return err
+	})
+}
+
+// testOptions keep labs apart of whoever else runs tests on this machine.
+func testOptions(pid int) Options {
+	return Options{Prefix: fmt.Sprintf("hptest-lab-%d-", pid), Binary: built}
+}
+
+// start builds a lab that serves, and takes it down when the test ends.
+func start(t *testing.T, o Options) *Lab {
+	t.Helper()
+	needRoot(t)
+	needs := map[string]string{FRR: "/usr/lib/frr/bgpd", BIRD: "/usr/sbin/bird"}
+	if program := needs[o.Router]; program != "" {
+		if _, err := os.Stat(program); err != nil {
+			t.Skipf("%s is not installed: apt-get install frr bird2", program)
+		}
+	}
+	test := testOptions(os.Getpid())
+	o.Prefix, o.Binary, o.Log = test.Prefix, test.Binary, slog.New(slog.NewTextHandler(t.Output(), nil))
+	l, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			var logs bytes.Buffer
+			l.WriteLogs(&logs, 40)
+			t.Logf("logs:\n%s", &logs)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	settle(t, l)
+	return l
+}
+
+// settle waits until the lab serves with all that runs in it.
+func settle(t *testing.T, l *Lab) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := l.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func forwards() []lb.Forward { return []lb.Forward{lb.L2, lb.IPIP} }
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+}

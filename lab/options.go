@@ -1,0 +1,74 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// The routers there are.
+const (
+	Embedded = "embedded" // GoBGP, from the binary itself: needs nothing but root
+	FRR      = "frr"
+	BIRD     = "bird"
+)
+
+// Options say what to build.
+type Options struct {
+	Nodes, Backends int        // 3 and 3 if not given
+	Router          string     // Embedded if not given
+	Forward         lb.Forward // the way from the nodes to the backends
+	// Binary is halfproxy itself, for the nodes and the embedded router: the
+	// running program if not given.
+	Binary string
+	// Prefix begins the names of the namespaces: "halfproxy-" if not given.
+	Prefix string
+	// Dir is made by Start and removed by Close: configurations, keys, sockets
+	// and logs. It is below /run and named after Prefix if not given.
+	Dir string
+	Log *slog.Logger // none if not given
+}
+
+func (o Options) withDefaults() (Options, error) {
+	setDefault(&o.Nodes, 3)
+	setDefault(&o.Backends, 3)
+	setDefault(&o.Router, Embedded)
+	setDefault(&o.Prefix, "halfproxy-")
+	setDefault(&o.Dir, filepath.Join("/run", o.Prefix+"lab"))
+	setDefault(&o.Log, slog.New(slog.DiscardHandler))
+
+	var errs []error
+	if o.Binary == "" {
+		var err error
+		o.Binary, err = os.Executable()
+		errs = append(errs, err)
+	}
+	if o.Nodes < 1 || o.Nodes > maxNodes {
+		errs = append(errs, fmt.Errorf("%d nodes: the lab has addresses for 1 to %d", o.Nodes, maxNodes))
+	}
+	if o.Backends < 1 || o.Backends > maxBackends {
+		errs = append(errs, fmt.Errorf("%d backends: the lab has addresses for 1 to %d", o.Backends, maxBackends))
+	}
+	if o.Forward != lb.L2 && o.Forward != lb.IPIP {
+		errs = append(errs, fmt.Errorf("forward %s: the lab has backends for %s and %s", o.Forward, lb.L2, lb.IPIP))
+	}
+	if !slices.Contains([]string{Embedded, FRR, BIRD}, o.Router) {
+		errs = append(errs, fmt.Errorf("router %q is unknown: use %s, %s or %s", o.Router, Embedded, FRR, BIRD))
+	}
+	if os.Geteuid() != 0 {
+		errs = append(errs, errors.New("network namespaces need root: run it with sudo"))
+	}
+	return o, errors.Join(errs...)
+}
+
+func setDefault[T comparable](value *T, def T) {
+	var zero T
+	if *value == zero {
+		*value = def
+	}
+}

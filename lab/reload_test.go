@@ -1,0 +1,96 @@
+package lab
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/halfproxy/halfproxy/admin"
+)
+
+func TestAReloadKeepsSessionsAndHealth(t *testing.T) {
+	l := start(t, Options{Nodes: 1})
+	node := l.Nodes()[0]
+	original, err := os.ReadFile(node.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(content string) {
+		if err := os.WriteFile(node.config, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	without := func(part string) string {
+		content := strings.Replace(string(original), part, "", 1)
+		if content == string(original) {
+			t.Fatalf("%s: no %q to take out", node.config, part)
+		}
+		return content
+	}
+	status := func() admin.Status {
+		s, err := node.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	before := status()
+	until := func(what string, holds func(admin.Status) bool) admin.Status {
+		for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			s := status()
+			if holds(s) {
+				return s
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("not within 2s: %s; services: %v", what, s.Services)
+			}
+		}
+	}
+
+	t.Run("a backend leaves on SIGHUP, sessions and health stay", func(t *testing.T) {
+		write(without(`      - {name: b3, address: "10.3.0.3"}` + "\n"))
+		if err := node.process.signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		after := until("two backends", func(s admin.Status) bool { return len(s.Services[0].Backends) == 2 })
+		for _, b := range after.Services[0].Backends {
+			if b.State != "up" {
+				t.Errorf("backend %s: got %s, want up: its health was known", b.Name, b.State)
+			}
+		}
+		if got, want := after.BGP[0].Since, before.BGP[0].Since; !got.Equal(want) {
+			t.Errorf("BGP session since: got %v, want %v as before", got, want)
+		}
+	})
+	t.Run("a wrong file changes nothing and is explained", func(t *testing.T) {
+		want := status().ConfigDigest
+		write(without("forward: l2") + "nonsense: 1\n")
+		err := admin.NewClient(node.Socket).Reload(t.Context())
+		if err == nil || !strings.Contains(err.Error(), `unknown key "nonsense"`) || !strings.Contains(err.Error(), node.config) {
+			t.Errorf("got %v, want the key and the file named", err)
+		}
+		if got := status().ConfigDigest; got != want {
+			t.Errorf("config digest: got %s, want %s as before", got, want)
+		}
+	})
+	t.Run("what only a restart can change is refused", func(t *testing.T) {
+		write(strings.Replace(string(original), "router_id: 10.3.0.11", "router_id: 10.3.0.99", 1))
+		err := admin.NewClient(node.Socket).Reload(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "section bgp changed") {
+			t.Errorf("got %v, want section bgp named", err)
+		}
+	})
+	t.Run("the backend returns", func(t *testing.T) {
+		write(string(original))
+		if err := admin.NewClient(node.Socket).Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		until("the configuration of the start", func(s admin.Status) bool { return s.ConfigDigest == before.ConfigDigest })
+		settle(t, l)
+		if got, want := status().Services[0].TableDigest, before.Services[0].TableDigest; got != want {
+			t.Errorf("table digest: got %s, want %s as at first", got, want)
+		}
+	})
+}
