@@ -1,0 +1,49 @@
+# halfproxy: `make help` lists what there is.
+#
+# Go and make are all that has to be there: what a target needs besides, it
+# installs from Debian's or Ubuntu's packages, as root.
+
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 30s
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := build
+.PHONY: build generate test lint bench fuzz demo clean help
+
+build: ## build bin/halfproxy, one static file
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/halfproxy ./cmd/halfproxy
+
+generate: ## rebuild the BPF objects and what is generated from them (clang 19)
+	scripts/need clang-19 llvm-19 libbpf-dev linux-libc-dev
+	go generate ./...
+
+# One package at a time: the end-to-end tests measure how fast nodes react.
+test: ## run every test, with the race detector; as root, else the kernel's are skipped
+	scripts/need gcc libc6-dev frr bird2
+	CGO_ENABLED=1 go test -race -p 1 -timeout 30m ./...
+
+lint: $(GOLANGCI) ## go vet and golangci-lint
+	go vet ./...
+	$(GOLANGCI) run
+
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv bin/tools/golangci-lint $@
+
+bench: ## measure the packet path and the table, as ratios where they depend on the machine
+	go test -run '^$$' -bench . -benchtime 1s ./maglev ./xdp
+
+fuzz: ## fuzz everything that reads bytes or files, FUZZTIME (30s) each
+	scripts/fuzz $(FUZZTIME)
+
+demo: build ## three nodes, a router, backends and a client on this machine, and the story of two failures (root)
+	scripts/need
+	bin/halfproxy lab
+
+clean: ## remove what was built
+	rm -rf bin
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
