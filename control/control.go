@@ -3,8 +3,10 @@ package control
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -80,20 +82,13 @@ type Controller struct {
 	woken  chan struct{} // capacity 1: something is new
 	status atomic.Pointer[Status]
 
-	mu     sync.Mutex
-	wanted wanted
+	mu   sync.Mutex
+	plan plan
 
 	stepping  sync.Mutex // one step at a time; guards what follows
 	jury      jury
 	done      outcome
 	agreement agreement
-}
-
-// wanted is what the operator asks for.
-type wanted struct {
-	services []lb.Service
-	config   lb.Digest // of services
-	draining bool
 }
 
 // outcome is what the last step made so.
@@ -123,9 +118,10 @@ func New(cfg Config) *Controller {
 
 // SetServices makes services the whole of what this node balances.
 func (c *Controller) SetServices(services []lb.Service) {
-	digest := lb.DigestServices(services)
+	p := newPlan(services)
 	c.mu.Lock()
-	c.wanted.services, c.wanted.config = services, digest
+	p.draining = c.plan.draining
+	c.plan = p
 	c.mu.Unlock()
 
 	var targets []lb.Target
@@ -148,7 +144,7 @@ func (c *Controller) Wake() {
 // forwarded as before.
 func (c *Controller) Drain(ctx context.Context) error {
 	c.mu.Lock()
-	c.wanted.draining = true
+	c.plan.draining = true
 	c.mu.Unlock()
 	return c.step(ctx)
 }
@@ -189,37 +185,37 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) publish() {
 	c.stepping.Lock()
 	defer c.stepping.Unlock()
-	c.Cluster.Publish(c.report(c.want()))
+	c.Cluster.Publish(c.report(c.current(), c.Checker.Observations()))
 }
 
-func (c *Controller) want() wanted {
+func (c *Controller) current() plan {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.wanted
+	return c.plan
 }
 
-func (c *Controller) report(want wanted) lb.Report {
-	return lb.Report{Config: want.config, Tables: c.done.tables, Observations: c.Checker.Observations()}
+func (c *Controller) report(p plan, observations []lb.Observation) lb.Report {
+	return lb.Report{Config: p.digest, Tables: c.done.tables, Observations: observations}
 }
 
 // step decides, applies, publishes and notes how things stand.
 func (c *Controller) step(ctx context.Context) error {
 	c.stepping.Lock()
 	defer c.stepping.Unlock()
-	want, now := c.want(), time.Now()
+	p, observations, now := c.current(), c.Checker.Observations(), time.Now()
 
 	others := slices.DeleteFunc(inSight(c.Cluster.Records(), now), func(r lb.Record) bool { return r.Member == c.Node })
-	counting := append(slices.Clone(others), lb.Record{Member: c.Node, Heard: now, Report: c.report(want)})
-	verdicts, frozen := c.jury.decide(counting, now)
+	counting := append(slices.Clone(others), lb.Record{Member: c.Node, Heard: now, Report: c.report(p, observations)})
+	verdicts, frozen := c.jury.decide(p.targets, counting, now)
 
-	decisions := make([]decision, len(want.services))
-	for i, s := range want.services {
+	decisions := make([]decision, len(p.services))
+	for i, s := range p.services {
 		decisions[i] = decide(s, verdicts, c.Secret, c.done.decisions[s.Name])
 	}
 	attachErr := c.Dataplane.Attached()
 	obstacle := ""
 	switch {
-	case want.draining:
+	case p.draining:
 		obstacle = "this node is draining"
 	case attachErr != nil:
 		obstacle = attachErr.Error()
@@ -235,10 +231,10 @@ func (c *Controller) step(ctx context.Context) error {
 	c.logFailure(err)
 	c.logChanges(decisions)
 	c.remember(decisions)
-	report := c.report(want)
+	report := c.report(p, observations)
 	c.Cluster.Publish(report)
 	differs := c.agreement.update(c.Log, report, others, now)
-	c.status.Store(c.newStatus(want, len(counting), frozen, reasons, differs))
+	c.status.Store(c.newStatus(p, len(counting), frozen, reasons, differs))
 	return err
 }
 
@@ -284,13 +280,12 @@ func (c *Controller) announce(ctx context.Context, vips []netip.Prefix) error {
 
 // fingerprint covers all that Dataplane.Apply is handed.
 func fingerprint(decisions []decision) lb.Digest {
-	services := make([]lb.Service, len(decisions))
-	for i, d := range decisions {
-		// The digest of the table stands in for what the table was made of.
-		services[i] = d.service
-		services[i].Backends = append([]lb.Backend{{Name: d.digest.String()}}, d.service.Backends...)
+	h := fnv.New64a()
+	for _, d := range decisions {
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(d.service.digest)))
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(d.digest)))
 	}
-	return lb.DigestServices(services)
+	return lb.Digest(h.Sum64())
 }
 
 func (c *Controller) remember(decisions []decision) {
@@ -316,6 +311,9 @@ func (c *Controller) logFailure(err error) {
 func (c *Controller) logChanges(decisions []decision) {
 	for _, d := range decisions {
 		previous := c.done.decisions[d.service.Name].backends
+		if slices.Equal(previous, d.backends) {
+			continue
+		}
 		for _, b := range d.backends {
 			i := slices.IndexFunc(previous, func(p BackendStatus) bool { return p.Name == b.Name })
 			if i >= 0 && previous[i].State == b.State || i < 0 && b.State == lb.Unknown {

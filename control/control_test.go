@@ -26,27 +26,32 @@ func TestMembersWithTheSameRecordsHaveTheSameTables(t *testing.T) {
 			Name: fmt.Sprintf("web%d", i), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), Weight: random.IntN(3) * 50,
 		})
 	}
+	p := newPlan([]lb.Service{service})
 	var records []lb.Record
 	for m := range 5 {
 		r := lb.Record{Member: fmt.Sprintf("lb%d", m)}
-		for _, target := range service.Targets() {
-			r.Report.Observations = append(r.Report.Observations, lb.Observation{Target: target.ID(), State: lb.State(random.IntN(3))})
+		for _, target := range p.targets {
+			r.Report.Observations = append(r.Report.Observations, lb.Observation{Target: target, State: lb.State(random.IntN(3))})
 		}
 		records = append(records, r)
 	}
+	table := func(service lb.Service, secret string) lb.Digest {
+		p := newPlan([]lb.Service{service})
+		return decide(p.services[0], judge(p.targets, records), []byte(secret), decision{}).digest
+	}
 
-	want := decide(service, judge(records), []byte("secret"), decision{})
+	want := table(service, "secret")
 	for range 20 {
 		service.Backends = slices.Clone(service.Backends)
 		random.Shuffle(len(service.Backends), func(i, j int) {
 			service.Backends[i], service.Backends[j] = service.Backends[j], service.Backends[i]
 		})
 		random.Shuffle(len(records), func(i, j int) { records[i], records[j] = records[j], records[i] })
-		if got := decide(service, judge(records), []byte("secret"), decision{}); got.digest != want.digest {
-			t.Fatalf("digest of the table: got %v, want %v (seed %d)", got.digest, want.digest, seed)
+		if got := table(service, "secret"); got != want {
+			t.Fatalf("digest of the table: got %v, want %v (seed %d)", got, want, seed)
 		}
 	}
-	if got := decide(service, judge(records), []byte("other"), decision{}); got.digest == want.digest {
+	if table(service, "other") == want {
 		t.Error("another secret gives the same table and hash key")
 	}
 }
@@ -56,17 +61,33 @@ func TestATableIsTakenOverOnlyWhenItWouldComeOutTheSame(t *testing.T) {
 		{Name: "web1", Address: netip.MustParseAddr("192.0.2.1"), Weight: 1},
 		{Name: "web2", Address: netip.MustParseAddr("192.0.2.2"), Weight: 1},
 	}}
-	verdicts := make(map[lb.TargetID]judgement)
-	for _, target := range service.Targets() {
-		verdicts[target.ID()] = judgement{state: lb.Up, up: 1, observers: 1}
+	up := judgement{state: lb.Up, up: 1, observers: 1}
+	down := judgement{state: lb.Down, observers: 1}
+	decided := func(previous decision, verdicts ...judgement) decision {
+		return decide(newPlan([]lb.Service{service}).services[0], verdicts, nil, previous)
 	}
-	first := decide(service, verdicts, nil, decision{})
-	if again := decide(service, verdicts, nil, first); &again.table.Slots[0] != &first.table.Slots[0] {
-		t.Error("the table of an unchanged service was built again")
+	verdicts := func(web1, web2 judgement) []judgement { // in the order of the plan's targets
+		list := make([]judgement, 2)
+		at := newPlan([]lb.Service{service}).services[0].targets
+		list[at[0]], list[at[1]] = web1, web2
+		return list
+	}
+
+	first := decided(decision{}, verdicts(up, up)...)
+	for name, again := range map[string]decision{
+		"nothing is new":              decided(first, verdicts(up, up)...),
+		"only more observers tell so": decided(first, verdicts(judgement{lb.Up, 2, 2}, up)...),
+	} {
+		if &again.table.Slots[0] != &first.table.Slots[0] {
+			t.Errorf("%s: the table was built again", name)
+		}
+	}
+	if got := decided(first, verdicts(up, down)...); got.digest == first.digest {
+		t.Error("a backend went down, and still the old table")
 	}
 	service.Backends = slices.Clone(service.Backends)
 	service.Backends[0].Weight = 3
-	if heavier := decide(service, verdicts, nil, first); heavier.digest == first.digest {
+	if got := decided(first, verdicts(up, up)...); got.digest == first.digest {
 		t.Error("another weight, and still the old table")
 	}
 }

@@ -11,9 +11,44 @@ import (
 	"github.com/halfproxy/halfproxy/maglev"
 )
 
+// plan is what the operator asks for, with all that follows from it alone.
+type plan struct {
+	services []planned
+	targets  []lb.TargetID // of all services, sorted
+	digest   lb.Digest     // of the services
+	draining bool
+}
+
+// planned is one service of a plan.
+type planned struct {
+	lb.Service       // its backends sorted by name
+	targets    []int // of its backends, as places in the plan's targets
+	digest     lb.Digest
+}
+
+func newPlan(services []lb.Service) plan {
+	p := plan{digest: lb.DigestServices(services)}
+	ids := make([][]lb.TargetID, len(services))
+	for i, s := range services {
+		s.Backends = lb.SortBackends(s.Backends)
+		p.services = append(p.services, planned{Service: s, digest: s.Digest()})
+		for _, t := range s.Targets() {
+			ids[i] = append(ids[i], t.ID())
+		}
+	}
+	p.targets = slices.Compact(slices.Sorted(slices.Values(slices.Concat(ids...))))
+	for i := range p.services {
+		for _, id := range ids[i] {
+			place, _ := slices.BinarySearch(p.targets, id)
+			p.services[i].targets = append(p.services[i].targets, place)
+		}
+	}
+	return p
+}
+
 // decision is what should be so for one service.
 type decision struct {
-	service  lb.Service
+	service  planned
 	backends []BackendStatus // sorted by name
 	table    lb.Table
 	digest   lb.Digest
@@ -22,15 +57,18 @@ type decision struct {
 }
 
 // decide turns verdicts into a table and an answer whether the service can
-// serve. previous is the service's last decision: its table is taken over when
-// it would come out the same, since building one costs milliseconds.
-func decide(s lb.Service, verdicts map[lb.TargetID]judgement, secret []byte, previous decision) decision {
+// serve. previous is the service's last decision: where nothing changed it
+// stands, and its table is taken over when it would come out the same, since
+// building one costs milliseconds.
+func decide(s planned, verdicts []judgement, secret []byte, previous decision) decision {
+	if previous.stands(s, verdicts) {
+		return previous
+	}
 	d := decision{service: s, judged: previous.judged}
-	s.Backends = lb.SortBackends(s.Backends)
 
 	var inService, healthy, down, unknown int // of the backends with a weight
-	for i, target := range s.Targets() {
-		b, j := s.Backends[i], verdicts[target.ID()]
+	for i, b := range s.Backends {
+		j := verdicts[s.targets[i]]
 		status := BackendStatus{Backend: b, State: j.state, Up: j.up, Observers: j.observers}
 		if b.Weight == 0 {
 			status.State = lb.Drained
@@ -68,7 +106,7 @@ func decide(s lb.Service, verdicts map[lb.TargetID]judgement, secret []byte, pre
 		d.obstacle = fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)
 	}
 
-	d.table = lb.Table{Service: s, Backends: usable, HashKey: hashKey(secret, s.Name)}
+	d.table = lb.Table{Service: s.Service, Backends: usable, HashKey: hashKey(secret, s.Name)}
 	if slices.Equal(usable, previous.table.Backends) && d.table.HashKey == previous.table.HashKey {
 		d.table.Slots, d.digest = previous.table.Slots, previous.digest
 		return d
@@ -80,6 +118,19 @@ func decide(s lb.Service, verdicts map[lb.TargetID]judgement, secret []byte, pre
 	d.table.Slots = maglev.Table(s.Name, weighted, maglev.DefaultSize)
 	d.digest = d.table.Digest()
 	return d
+}
+
+// stands tells whether d would come out the same.
+func (d *decision) stands(s planned, verdicts []judgement) bool {
+	if d.service.digest != s.digest || len(d.backends) != len(s.Backends) {
+		return false
+	}
+	for i, b := range d.backends {
+		if j := verdicts[s.targets[i]]; b.Up != j.up || b.Observers != j.observers {
+			return false
+		}
+	}
+	return true
 }
 
 // hashKey keys a service's flow hash: the same on every node that shares the

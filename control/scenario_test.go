@@ -2,6 +2,7 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -238,6 +239,7 @@ func (w *world) observe(r *lb.Report, backend, state string) {
 			observations = append(observations, lb.Observation{Target: target.ID(), State: states[state]})
 		}
 	}
+	slices.SortFunc(observations, func(a, b lb.Observation) int { return cmp.Compare(a.Target, b.Target) })
 	r.Observations = observations
 }
 

@@ -38,20 +38,20 @@ type BackendStatus struct {
 	Observers int // observers in sight that have made up their mind
 }
 
-func (c *Controller) newStatus(want wanted, inSight int, frozen bool, reasons map[string]string, differs differing) *Status {
+func (c *Controller) newStatus(p plan, inSight int, frozen bool, reasons map[string]string, differs differing) *Status {
 	st := &Status{
-		Draining:      want.draining,
-		Config:        want.config,
+		Draining:      p.draining,
+		Config:        p.digest,
 		ConfigDiffers: differs.config,
 		InSight:       inSight,
 		Size:          c.Size,
 		Frozen:        frozen,
 		AnnouncedVIPs: c.done.announced,
 	}
-	for _, s := range want.services {
+	for _, s := range p.services {
 		decided := c.done.decisions[s.Name]
 		ss := ServiceStatus{
-			Service: s, Announced: true, Reason: reasons[s.Name],
+			Service: s.Service, Announced: true, Reason: reasons[s.Name],
 			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends,
 		}
 		for _, vip := range s.VIPs {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
@@ -35,26 +36,31 @@ func inSight(records []lb.Record, now time.Time) []lb.Record {
 	return counting
 }
 
-// judge gives the majority's opinion on every target that some record speaks
-// of. It takes more than half of the observers to hold a backend down: a tie
-// leaves it in use.
-func judge(records []lb.Record) map[lb.TargetID]judgement {
-	verdicts := make(map[lb.TargetID]judgement)
+// judge gives the majority's opinion on each of targets, which are sorted as
+// the records' observations are. It takes more than half of the observers to
+// hold a backend down: a tie leaves it in use.
+func judge(targets []lb.TargetID, records []lb.Record) []judgement {
+	verdicts := make([]judgement, len(targets))
 	for _, r := range records {
+		i := 0
 		for _, o := range r.Report.Observations {
-			j := verdicts[o.Target]
+			for i < len(targets) && targets[i] < o.Target {
+				i++
+			}
+			if i == len(targets) || targets[i] != o.Target {
+				continue // a question that only others ask
+			}
 			switch o.State {
 			case lb.Up:
-				j.up++
-				j.observers++
+				verdicts[i].up++
+				verdicts[i].observers++
 			case lb.Down:
-				j.observers++
+				verdicts[i].observers++
 			}
-			verdicts[o.Target] = j
 		}
 	}
-	for target, j := range verdicts {
-		switch {
+	for i := range verdicts {
+		switch j := &verdicts[i]; {
 		case j.observers == 0:
 			j.state = lb.Unknown
 		case 2*j.up >= j.observers:
@@ -62,7 +68,6 @@ func judge(records []lb.Record) map[lb.TargetID]judgement {
 		default:
 			j.state = lb.Down
 		}
-		verdicts[target] = j
 	}
 	return verdicts
 }
@@ -70,21 +75,31 @@ func judge(records []lb.Record) map[lb.TargetID]judgement {
 // jury remembers what judging needs to know of the past: nothing, but while
 // too few members are in sight.
 type jury struct {
-	size     int // members there should be
-	verdicts map[lb.TargetID]judgement
+	size     int       // members there should be
 	lost     time.Time // when the majority went out of sight; zero while it is in sight
+	targets  []lb.TargetID
+	verdicts []judgement
 }
 
-// decide gives the verdicts that hold now, and whether they are frozen.
-func (j *jury) decide(records []lb.Record, now time.Time) (verdicts map[lb.TargetID]judgement, frozen bool) {
+// decide gives the verdicts on targets that hold now, and whether they are
+// frozen.
+func (j *jury) decide(targets []lb.TargetID, records []lb.Record, now time.Time) (verdicts []judgement, frozen bool) {
 	if len(records) >= j.size/2+1 {
 		j.lost = time.Time{}
 	} else if j.lost.IsZero() {
 		j.lost = now
 	}
-	if j.lost.IsZero() || now.Sub(j.lost) >= partitionHold {
-		j.verdicts = judge(records)
-		return j.verdicts, false
+	frozen = !j.lost.IsZero() && now.Sub(j.lost) < partitionHold
+	if frozen {
+		verdicts = make([]judgement, len(targets))
+		for i, t := range targets {
+			if old, known := slices.BinarySearch(j.targets, t); known {
+				verdicts[i] = j.verdicts[old]
+			}
+		}
+	} else {
+		verdicts = judge(targets, records)
 	}
-	return j.verdicts, true
+	j.targets, j.verdicts = targets, verdicts
+	return verdicts, frozen
 }

@@ -49,19 +49,26 @@ func (t Table) Digest() Digest {
 	return Digest(binary.BigEndian.Uint64(h.Sum(nil)))
 }
 
-// DigestServices fingerprints a configuration's services. The order of
-// services, VIPs, ports and backends in the file does not matter.
+// DigestServices fingerprints a configuration's services. Their order in the
+// file does not matter.
 func DigestServices(services []Service) Digest {
 	h := sha256.New()
 	for _, s := range slices.SortedFunc(slices.Values(services), func(a, b Service) int { return cmp.Compare(a.Name, b.Name) }) {
-		s.VIPs = slices.SortedFunc(slices.Values(s.VIPs), netip.Addr.Compare)
-		s.Ports = slices.SortedFunc(slices.Values(s.Ports), func(a, b Port) int {
-			return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number))
-		})
-		s.Backends = SortBackends(s.Backends)
-		fmt.Fprintf(h, "%+v\n", s)
+		fmt.Fprintln(h, s.Digest())
 	}
 	return Digest(binary.BigEndian.Uint64(h.Sum(nil)))
+}
+
+// Digest fingerprints all that the configuration says of s. The order of VIPs,
+// ports and backends in the file does not matter.
+func (s Service) Digest() Digest {
+	s.VIPs = slices.SortedFunc(slices.Values(s.VIPs), netip.Addr.Compare)
+	s.Ports = slices.SortedFunc(slices.Values(s.Ports), func(a, b Port) int {
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number))
+	})
+	s.Backends = SortBackends(s.Backends)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%+v", s))
+	return Digest(binary.BigEndian.Uint64(sum[:]))
 }
 
 // SortBackends gives backends by name, leaving its argument as it is.
