@@ -1,6 +1,9 @@
 package config
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // Each row changes the served contract in one place; want is all that is said
 // about it. Line numbers are those of testdata/contract.yaml.
@@ -219,23 +222,39 @@ func TestParseRefuses(t *testing.T) {
 		{"a VIP that is a router", "vips: [203.0.113.53]", "vips: [10.0.1.254]",
 			`halfproxy.yaml:59: services[1] "dns": vips[0] "10.0.1.254" is also the address of a peer in bgp.peers: a VIP is nobody's own address, give it one that is free`},
 		{"ports that are none", "ports: [udp/53, tcp/53]", "ports: [53, tcp/0, tcp/65536, TCP/53, tcp/053, udp]",
-			`halfproxy.yaml:60: services[1] "dns": ports[0] 53 is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
-				`halfproxy.yaml:60: services[1] "dns": ports[1] "tcp/0" is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
-				`halfproxy.yaml:60: services[1] "dns": ports[2] "tcp/65536" is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
-				`halfproxy.yaml:60: services[1] "dns": ports[3] "TCP/53" is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
-				`halfproxy.yaml:60: services[1] "dns": ports[4] "tcp/053" is no port: write tcp/N or udp/N with N from 1 to 65535` + "\n" +
-				`halfproxy.yaml:60: services[1] "dns": ports[5] "udp" is no port: write tcp/N or udp/N with N from 1 to 65535`},
-		{"ports that are not single ones of TCP and UDP", "ports: [udp/53, tcp/53]", "ports: [all, tcp/53-60, udp/*, sctp/53]",
-			`halfproxy.yaml:60: services[1] "dns": ports[0] "all" is not supported yet: list the ports of tcp and udp one by one` + "\n" +
-				`halfproxy.yaml:60: services[1] "dns": ports[1] "tcp/53-60" is not supported yet: list the ports of tcp and udp one by one` + "\n" +
-				`halfproxy.yaml:60: services[1] "dns": ports[2] "udp/*" is not supported yet: list the ports of tcp and udp one by one` + "\n" +
-				`halfproxy.yaml:60: services[1] "dns": ports[3] "sctp/53" is not supported yet: list the ports of tcp and udp one by one`},
+			`halfproxy.yaml:60: services[1] "dns": ports[0] 53 is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[1] "tcp/0" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[2] "tcp/65536" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[3] "TCP/53" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[4] "tcp/053" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535` + "\n" +
+				`halfproxy.yaml:60: services[1] "dns": ports[5] "udp" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535`},
+		{"sets of ports that are none", "ports: [udp/53, tcp/53]", "ports: [all, tcp/60-53, tcp/53-53, udp/53-, udp/0-9, \"*/53\", tcp/1-65536]",
+			strings.Join([]string{
+				`halfproxy.yaml:60: services[1] "dns": ports[0] "all" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535`,
+				`halfproxy.yaml:60: services[1] "dns": ports[1] "tcp/60-53" is no range of ports: its last one has to be above its first`,
+				`halfproxy.yaml:60: services[1] "dns": ports[2] "tcp/53-53" is no range of ports: its last one has to be above its first`,
+				`halfproxy.yaml:60: services[1] "dns": ports[3] "udp/53-" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535`,
+				`halfproxy.yaml:60: services[1] "dns": ports[4] "udp/0-9" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535`,
+				`halfproxy.yaml:60: services[1] "dns": ports[5] "*/53" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535`,
+				`halfproxy.yaml:60: services[1] "dns": ports[6] "tcp/1-65536" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535`,
+			}, "\n")},
+		{"ranges of ports that overlap", "ports: [udp/53, tcp/53]", "ports: [tcp/53, tcp/50-60, tcp/60-70, udp/*]",
+			`halfproxy.yaml:60: services[1] "dns": ports[2] "tcp/60-70" overlaps tcp/50-60: make one of them`},
 		{"a port listed twice", "ports: [udp/53, tcp/53]", "ports: [udp/53, tcp/53, udp/53]",
 			`halfproxy.yaml:60: services[1] "dns": ports[2] "udp/53" is there already, in line 60: remove one of them`},
 		{"a way of forwarding that there is not", "forward: ipip", "forward: nat",
-			`halfproxy.yaml:61: services[1] "dns": forward "nat" is unknown: choose l2 or ipip`},
-		{"ways of forwarding that are not built yet", "forward: ipip", "forward: gue",
-			`halfproxy.yaml:61: services[1] "dns": forward "gue" is not supported yet: use ipip, or l2 where the backends share a link with the node`},
+			`halfproxy.yaml:61: services[1] "dns": forward "nat" is unknown: choose l2, ipip, gre or gue`},
+		{"a port of GUE for another way of forwarding", "forward: ipip", "forward: gre\n    gue: {port: 6081}",
+			`halfproxy.yaml:62: services[1] "dns": gue is of no use to forward gre: remove it, or set forward: gue`},
+		{"a port of GUE that is none", "forward: ipip", "forward: gue\n    gue: {port: 0}",
+			`halfproxy.yaml:62: services[1] "dns": gue.port 0 is out of range: give a number from 1 to 65535`},
+		{"outer sources without an outer header", "forward: ipip", "forward: l2\n    outer_sources: [198.51.100.0/24]",
+			`halfproxy.yaml:62: services[1] "dns": outer_sources is of no use to forward l2, which has no outer header: remove it`},
+		{"outer sources that are none, or too many", "forward: ipip", "forward: gre\n    outer_sources: [198.51.100.1, 198.51.100.1/24, 198.51.100.0/24, 198.18.0.0/15, 224.0.0.0/4]",
+			`halfproxy.yaml:62: services[1] "dns": outer_sources[0] "198.51.100.1" is no prefix: write one such as 198.51.100.0/24 or 2001:db8:5::/64` + "\n" +
+				`halfproxy.yaml:62: services[1] "dns": outer_sources[1] "198.51.100.1/24" has bits beyond its length: write 198.51.100.0/24` + "\n" +
+				`halfproxy.yaml:62: services[1] "dns": outer_sources[4] "224.0.0.0/4" is no unicast address: give that of one host` + "\n" +
+				`halfproxy.yaml:62: services[1] "dns": outer_sources[3] "198.18.0.0/15" is the second prefix of its family: give one of each at most`},
 		{"a backend without a name", "{name: ns1, address: 10.9.0.11}", "{address: 10.9.0.11}",
 			`halfproxy.yaml:63: services[1] "dns": backends[0] "10.9.0.11": name is missing: the table is computed from it`},
 		{"a backend without an address", "{name: ns1, address: 10.9.0.11}", "{name: ns1}",
@@ -320,7 +339,7 @@ func TestParseReportsEverythingAtOnceByLine(t *testing.T) {
   - name: dns
     vips: [203.0.113.10]
     ports: [tcp/80, udp/53]
-    forward: gre
+    forward: gree
     backends: []
 node: {name: lb1, interfaces: [eth0], xdp_mode: skb}
 bgp: {asn: 0, router_id: 10.0.1.1, peers: [{address: 10.0.1.254, asn: 64500, hold_time: 1s}]}
@@ -333,7 +352,7 @@ halfproxy.yaml:7: services[0] "web": backends[1] "web1": address "10.0.1.300" is
 halfproxy.yaml:8: services[0] "web": check.timeout "1s" is not shorter than interval 1s: a probe must be over before the next begins
 halfproxy.yaml:8: services[0] "web": check.rise 0 is out of range: give a number from 1 to 1000
 halfproxy.yaml:10: services[1] "dns": vips[0] "203.0.113.10" with tcp/80 belongs to service "web" already, by line 3: give it another port or address
-halfproxy.yaml:12: services[1] "dns": forward "gre" is not supported yet: use ipip, or l2 where the backends share a link with the node
+halfproxy.yaml:12: services[1] "dns": forward "gree" is unknown: choose l2, ipip, gre or gue
 halfproxy.yaml:13: services[1] "dns": backends has no entry: list the servers, weight: 0 drains one that has to stay
 halfproxy.yaml:14: node.xdp_mode "skb" is unknown: choose auto, native or generic
 halfproxy.yaml:15: bgp.asn 0 is reserved (RFC 7607): give the number of the autonomous system

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -307,7 +308,7 @@ func TestLoadReportsSecretsTogetherWithTheRest(t *testing.T) {
 	_, err := Load(write(t, folder, "halfproxy.yaml", 0o644, file))
 	wantErrors(t, err, strings.ReplaceAll(`
 DIR/halfproxy.yaml:14: cluster.key_file "cluster.key" cannot be read: open DIR/cluster.key: no such file or directory: give the path of the file that holds it
-DIR/halfproxy.yaml:61: services[1] "dns": forward "ipop" is unknown: choose l2 or ipip
+DIR/halfproxy.yaml:61: services[1] "dns": forward "ipop" is unknown: choose l2, ipip, gre or gue
 `, "DIR", folder))
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Error("the cause is lost: errors.Is finds no fs.ErrNotExist")
@@ -410,5 +411,41 @@ func wantErrors(t *testing.T, err error, want string) {
 	}
 	if want = strings.Trim(want, "\n"); got != want {
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func TestServicesHaveOptions(t *testing.T) {
+	for _, tt := range []struct {
+		options string
+		want    lb.Service
+	}{
+		{"forward: gre", lb.Service{Forward: lb.GRE}},
+		{"forward: l2\n    hash: source", lb.Service{BySource: true}},
+		{"forward: l2\n    hash: flow", lb.Service{}},
+		{"forward: gue", lb.Service{Forward: lb.GUE, GUEPort: 6080}},
+		{"forward: gue\n    gue: {port: 443}", lb.Service{Forward: lb.GUE, GUEPort: 443}},
+		{"forward: ipip\n    outer_sources: [198.51.100.0/24, \"2001:db8:5::/64\"]",
+			lb.Service{Forward: lb.IPIP, OuterSources: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:5::/64")}}},
+	} {
+		cfg, err := Parse("halfproxy.yaml", []byte(edit(t, "forward: ipip", tt.options)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := cfg.Services[1]
+		if got.BySource != tt.want.BySource || got.Forward != tt.want.Forward || got.GUEPort != tt.want.GUEPort || !slices.Equal(got.OuterSources, tt.want.OuterSources) {
+			t.Errorf("%s: got %v, port %d, sources %v", tt.options, got.Forward, got.GUEPort, got.OuterSources)
+		}
+	}
+}
+
+func TestPortsAreSingleOnesRangesOrAll(t *testing.T) {
+	cfg, err := Parse("halfproxy.yaml", []byte(edit(t, "ports: [udp/53, tcp/53]", "ports: [tcp/53, udp/53, sctp/53, udplite/53, tcp/1000-2000, udp/*]")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []lb.Port{{Protocol: lb.TCP, Number: 53}, {Protocol: lb.UDP, Number: 53}, {Protocol: lb.SCTP, Number: 53}, {Protocol: lb.UDPLite, Number: 53},
+		{Protocol: lb.TCP, Number: 1000, Last: 2000}, {Protocol: lb.UDP, Number: 1, Last: 65535}}
+	if got := cfg.Services[1].Ports; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -18,14 +18,17 @@ import (
 // is a file that is no YAML at all; other errors leave a shape whose remaining
 // parts are worth checking.
 func decode(r *report, data []byte) (*file, bool) {
+	shape := new(file)
+	return shape, decodeInto(r, data, shape)
+}
+
+func decodeInto(r *report, data []byte, shape part) bool {
 	d := decoder{report: r, anchors: map[string]ast.Node{}}
 	root, ok := d.document(data)
-	if !ok {
-		return nil, false
+	if ok {
+		d.fill(shape, root, place{line: 1})
 	}
-	shape := new(file)
-	d.fill(shape, root, place{line: 1})
-	return shape, true
+	return ok
 }
 
 type decoder struct {
@@ -113,6 +116,10 @@ func (d *decoder) sequence(target interface{ grow() part }, n ast.Node, at place
 			d.fill(target.grow(), entry, at.entry(i, line(entry)))
 		}
 	default:
+		if l, ok := target.(*listOrValue); ok && noun(n) == aValue {
+			d.fill(l.grow(), n, at)
+			return
+		}
 		d.at(at, "is %s, it has to be a list: begin each entry with a dash", noun(n))
 		at.state = broken
 		target.(part).put(at)
@@ -215,8 +222,10 @@ func noun(n ast.Node) string {
 	case *ast.SequenceNode:
 		return "a list"
 	}
-	return "a single value"
+	return aValue
 }
+
+const aValue = "a single value"
 
 func line(n ast.Node) int { return n.GetToken().Position.Line }
 

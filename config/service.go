@@ -41,24 +41,25 @@ func (c *checker) services(s list[serviceEntry]) []lb.Service {
 // claims checks what no service sees alone: a VIP and port lead to one service,
 // and a VIP is no machine's own address.
 func (c *checker) claims(claims []claim) {
-	type endpoint struct {
-		vip  netip.Addr
+	type holding struct {
+		claim
 		port lb.Port
 	}
-	owners := map[endpoint]claim{}
+	owners := map[netip.Addr][]holding{}
 	for _, claim := range claims {
 		if owner, taken := c.hosts[claim.vip]; taken {
 			c.at(claim.at, "%q is also the address of %s: a VIP is nobody's own address, give it one that is free", claim.vip, owner)
 		}
+		held := owners[claim.vip]
 		for _, port := range claim.service.Ports {
-			endpoint := endpoint{claim.vip, port}
-			owner, taken := owners[endpoint]
-			if !taken {
-				owners[endpoint] = claim
+			i := slices.IndexFunc(held, func(h holding) bool { return h.port.Clashes(port) })
+			if i >= 0 {
+				owner := held[i]
+				c.at(claim.at, "%q with %v belongs to service %q already, by line %d: give it another port or address",
+					claim.vip, port, owner.service.Name, owner.at.line)
 				continue
 			}
-			c.at(claim.at, "%q with %v belongs to service %q already, by line %d: give it another port or address",
-				claim.vip, port, owner.service.Name, owner.at.line)
+			owners[claim.vip] = append(owners[claim.vip], holding{claim, port})
 		}
 	}
 }
@@ -73,18 +74,68 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	service.VIPs, places = entries(c.report, s.VIPs, parseVIP)
 
 	some(c.report, s.Ports, "list them as tcp/443 or udp/53")
-	service.Ports, _ = entries(c.report, s.Ports, parsePort)
+	service.Ports = c.ports(s.Ports)
 
-	forward, _ := want(c.report, s.Forward, "l2", later([]string{"gue", "gre"}, "use ipip, or l2 where the backends share a link with the node", oneOf("l2", "ipip")))
-	if forward == "ipip" {
-		service.Forward = lb.IPIP
-	}
-
+	hash, _ := want(c.report, s.Hash, "flow", oneOf("flow", "source"))
+	service.BySource = hash == "source"
+	c.forward(s, &service)
 	service.Backends = c.backends(s)
 	service.Check = c.check(s, service.Ports)
 	service.MinHealthy = c.minHealthy(s)
 	service.PanicBelow, _ = want(c.report, s.PanicBelow, 0, parseShare(0))
 	return service, places
+}
+
+// maxRanges is what the program looks through for a VIP and a protocol.
+const maxRanges = 16
+
+// ports checks what no entry sees alone: ranges do not overlap, and are few.
+func (c *checker) ports(l list[value]) []lb.Port {
+	ports, places := entries(c.report, l, parsePort)
+	ranges := map[lb.Protocol]int{}
+	for i, port := range ports {
+		if port.Last == 0 {
+			continue
+		}
+		if first := slices.IndexFunc(ports[:i], port.Clashes); first >= 0 {
+			c.at(places[i], "%q overlaps %v: make one of them", port, ports[first])
+		}
+		if ranges[port.Protocol]++; ranges[port.Protocol] == maxRanges+1 {
+			c.at(places[i], "%q is one range too many: a VIP can have %d of %s", port, maxRanges, port.Protocol)
+		}
+	}
+	return ports
+}
+
+// forward reads the way to the backends.
+func (c *checker) forward(s serviceEntry, service *lb.Service) {
+	ways := map[string]lb.Forward{}
+	var names []string
+	for _, way := range []lb.Forward{lb.L2, lb.IPIP, lb.GRE, lb.GUE} {
+		ways[way.String()], names = way, append(names, way.String())
+	}
+	name, ok := want(c.report, s.Forward, "l2", oneOf(names...))
+	service.Forward = ways[name]
+
+	port, _ := want(c.report, s.GUE.Port, lb.DefaultGUEPort, between(1, 65535))
+	if service.Forward == lb.GUE {
+		service.GUEPort = uint16(port)
+	} else if ok && s.GUE.state == given {
+		c.at(s.GUE.place, "is of no use to forward %s: remove it, or set forward: gue", name)
+	}
+
+	sources, places := entries(c.report, s.OuterSources, parsePrefix)
+	for i, source := range sources {
+		twin := func(p netip.Prefix) bool { return p.Addr().Is4() == source.Addr().Is4() }
+		if slices.ContainsFunc(sources[:i], twin) {
+			c.at(places[i], "%q is the second prefix of its family: give one of each at most", source)
+		}
+	}
+	if ok && service.Forward == lb.L2 && len(sources) > 0 {
+		c.at(s.OuterSources.place, "is of no use to forward l2, which has no outer header: remove it")
+		return
+	}
+	service.OuterSources = sources
 }
 
 // maxWeight is a hundred times the default: in a table of 16381 slots the
@@ -127,7 +178,7 @@ func (c *checker) check(s serviceEntry, ports []lb.Port) lb.Check {
 	want(c.report, s.Check.Via, "direct", later([]string{"vip"}, "use direct, and let the backends answer on their own addresses", oneOf("direct")))
 
 	port, ok := want(c.report, s.Check.Port, 0, between(1, 65535))
-	if i := slices.IndexFunc(ports, func(p lb.Port) bool { return p.Protocol == lb.TCP }); port == 0 && i >= 0 {
+	if i := slices.IndexFunc(ports, func(p lb.Port) bool { return p.Protocol == lb.TCP && p.Last == 0 }); port == 0 && i >= 0 {
 		port = int(ports[i].Number)
 	}
 	if complete := len(ports) > 0 && len(ports) == len(s.Ports.items); ok && port == 0 && typed && complete {

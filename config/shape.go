@@ -61,14 +61,22 @@ type adminSection struct {
 
 type serviceEntry struct {
 	section
-	Name       value              `yaml:"name"`     // required, unique
-	VIPs       list[value]        `yaml:"vips"`     // required: single addresses, both families may be mixed
-	Ports      list[value]        `yaml:"ports"`    // required: tcp/N and udp/N
-	Forward    value              `yaml:"forward"`  // l2 or ipip; default: l2
-	Backends   list[backendEntry] `yaml:"backends"` // required
-	Check      checkSection       `yaml:"check"`    // left out: a tcp check with the defaults
-	Announce   announceSection    `yaml:"announce"`
-	PanicBelow value              `yaml:"panic_below"` // under this healthy share, health is ignored and all are used; default: 0%, never
+	Name         value              `yaml:"name"`          // required, unique
+	VIPs         list[value]        `yaml:"vips"`          // required: single addresses, both families may be mixed
+	Ports        list[value]        `yaml:"ports"`         // required: tcp/N, tcp/N-M or tcp/*, also udp, sctp, udplite
+	Hash         value              `yaml:"hash"`          // flow or source; default: flow
+	Forward      value              `yaml:"forward"`       // l2, ipip, gre or gue; default: l2
+	GUE          gueSection         `yaml:"gue"`           // of forward gue
+	OuterSources list[value]        `yaml:"outer_sources"` // prefixes, at most one of each family, of all but l2; default: the node's own address
+	Backends     list[backendEntry] `yaml:"backends"`      // required
+	Check        checkSection       `yaml:"check"`         // left out: a tcp check with the defaults
+	Announce     announceSection    `yaml:"announce"`
+	PanicBelow   value              `yaml:"panic_below"` // under this healthy share, health is ignored and all are used; default: 0%, never
+}
+
+type gueSection struct {
+	section
+	Port value `yaml:"port"` // UDP, at the backends; default: 6080
 }
 
 type backendEntry struct {
@@ -126,6 +134,10 @@ func (l *list[T]) grow() part {
 	l.items = append(l.items, *new(T))
 	return any(&l.items[len(l.items)-1]).(part)
 }
+
+// listOrValue is a list that may be written without brackets where it has one
+// entry.
+type listOrValue struct{ list[value] }
 
 // unserved is an option that is known and not built yet: present is an error.
 type unserved struct{ place }

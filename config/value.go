@@ -248,21 +248,48 @@ func parseAddress(v value) (netip.Addr, error) {
 	return addr, unicast(addr)
 }
 
-// portSets is how a set of ports may be written one day.
-var portSets = regexp.MustCompile(`^(all|any|(tcp|udp)/([0-9]+-[0-9]+|all|any|\*)|sctp(/.*)?)$`)
+// parsePrefix takes a range of addresses that packets can come from.
+func parsePrefix(v value) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(v.text)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, errors.New("is no prefix: write one such as 198.51.100.0/24 or 2001:db8:5::/64")
+	case prefix != prefix.Masked():
+		return netip.Prefix{}, fmt.Errorf("has bits beyond its length: write %v", prefix.Masked())
+	}
+	return prefix, unicast(prefix.Addr())
+}
 
-// parsePort takes tcp/80 and udp/53.
+// parsePort takes tcp/80, tcp/1000-2000 and tcp/*, and those of the other
+// protocols with ports.
 func parsePort(v value) (lb.Port, error) {
-	if portSets.MatchString(v.text) {
-		return lb.Port{}, errors.New("is not supported yet: list the ports of tcp and udp one by one")
+	name, numbers, _ := strings.Cut(v.text, "/")
+	protocols := map[string]lb.Protocol{"tcp": lb.TCP, "udp": lb.UDP, "sctp": lb.SCTP, "udplite": lb.UDPLite}
+	port := lb.Port{Protocol: protocols[name]}
+	if numbers == "*" && port.Protocol != 0 {
+		port.Number, port.Last = 1, 1<<16-1
+		return port, nil
 	}
-	protocol, digits, _ := strings.Cut(v.text, "/")
-	protocols := map[string]lb.Protocol{"tcp": lb.TCP, "udp": lb.UDP}
+	first, last, ranged := strings.Cut(numbers, "-")
+	var err error
+	if port.Number, err = parsePortNumber(first); err == nil && ranged {
+		port.Last, err = parsePortNumber(last)
+	}
+	switch {
+	case err != nil || port.Protocol == 0:
+		return lb.Port{}, errors.New("is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535")
+	case ranged && port.Last <= port.Number:
+		return lb.Port{}, errors.New("is no range of ports: its last one has to be above its first")
+	}
+	return port, nil
+}
+
+func parsePortNumber(digits string) (uint16, error) {
 	n, err := strconv.ParseUint(digits, 10, 16)
-	if err != nil || n == 0 || digits[0] == '0' || protocols[protocol] == 0 {
-		return lb.Port{}, errors.New("is no port: write tcp/N or udp/N with N from 1 to 65535")
+	if err == nil && (n == 0 || digits[0] == '0') {
+		err = strconv.ErrSyntax
 	}
-	return lb.Port{Protocol: protocols[protocol], Number: uint16(n)}, nil
+	return uint16(n), err
 }
 
 // unicast tells what makes addr useless for reaching one host from another.

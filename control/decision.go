@@ -107,7 +107,7 @@ func decide(s planned, verdicts []judgement, secret []byte, previous decision) d
 	}
 
 	d.table = lb.Table{Service: s.Service, Backends: usable, HashKey: hashKey(secret, s.Name)}
-	if slices.Equal(usable, previous.table.Backends) && d.table.HashKey == previous.table.HashKey {
+	if slices.Equal(usable, previous.table.Backends) && d.table.HashKey == previous.table.HashKey && s.BySource == previous.table.Service.BySource {
 		d.table.Slots, d.digest = previous.table.Slots, previous.digest
 		return d
 	}

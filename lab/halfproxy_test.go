@@ -24,7 +24,7 @@ import (
 //	       ▲  192.168.1.1 > 10.2.0.1   same addresses │
 //	       └────────── 10.2.0.1 > 192.168.1.1 ────────┘
 func TestHalfProxySeesHalfOfAConversation(t *testing.T) {
-	for _, forward := range forwards() {
+	for _, forward := range Forwards {
 		t.Run(forward.String(), func(t *testing.T) {
 			l := start(t, Options{Nodes: 1, Backends: 1, Forward: forward})
 			t.Run("IPv4", func(t *testing.T) { tellHalfProxy(t, l, clientAddrs.V4, VIPs.V4) })
@@ -157,7 +157,14 @@ const (
 
 func decode(f Frame) packet {
 	p := packet{out: f.Out}
-	for _, layer := range gopacket.NewPacket(f.Data, layers.LayerTypeEthernet, gopacket.Default).Layers() {
+	all := gopacket.NewPacket(f.Data, layers.LayerTypeEthernet, gopacket.Default).Layers()
+	for i, layer := range all {
+		if udp, ok := layer.(*layers.UDP); ok && udp.DstPort == lb.DefaultGUEPort && len(udp.Payload) > 4 {
+			inner := map[byte]gopacket.LayerType{4: layers.LayerTypeIPv4, 41: layers.LayerTypeIPv6}[udp.Payload[1]]
+			all = append(all[:i+1], gopacket.NewPacket(udp.Payload[4:], inner, gopacket.Default).Layers()...)
+		}
+	}
+	for _, layer := range all {
 		var c *conversation
 		switch layer := layer.(type) {
 		case *layers.Ethernet:

@@ -12,8 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/halfproxy/halfproxy/lb"
 )
 
 // built is the path of halfproxy as users run it, built once for all tests.
@@ -107,8 +105,6 @@ func settle(t *testing.T, l *Lab) {
 		t.Fatal(err)
 	}
 }
-
-func forwards() []lb.Forward { return []lb.Forward{lb.L2, lb.IPIP} }
 
 func needRoot(t *testing.T) {
 	t.Helper()

@@ -18,6 +18,9 @@ const (
 	BIRD     = "bird"
 )
 
+// Forwards are the ways to its backends that the lab has.
+var Forwards = []lb.Forward{lb.L2, lb.IPIP, lb.GRE, lb.GUE}
+
 // Options say what to build.
 type Options struct {
 	Nodes, Backends int        // 3 and 3 if not given
@@ -54,8 +57,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Backends < 1 || o.Backends > maxBackends {
 		errs = append(errs, fmt.Errorf("%d backends: the lab has addresses for 1 to %d", o.Backends, maxBackends))
 	}
-	if o.Forward != lb.L2 && o.Forward != lb.IPIP {
-		errs = append(errs, fmt.Errorf("forward %s: the lab has backends for %s and %s", o.Forward, lb.L2, lb.IPIP))
+	if !slices.Contains(Forwards, o.Forward) {
+		errs = append(errs, fmt.Errorf("forward %s is unknown: use one of %v", o.Forward, Forwards))
 	}
 	if !slices.Contains([]string{Embedded, FRR, BIRD}, o.Router) {
 		errs = append(errs, fmt.Errorf("router %q is unknown: use %s, %s or %s", o.Router, Embedded, FRR, BIRD))

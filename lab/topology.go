@@ -257,7 +257,7 @@ func (l *Lab) buildBackend(name string, i int) (*netns.NS, error) {
 	); err != nil {
 		return nil, err
 	}
-	if l.options.Forward != lb.IPIP {
+	if l.options.Forward == lb.L2 {
 		return ns, nil
 	}
 	var sources []netip.Prefix
@@ -267,7 +267,9 @@ func (l *Lab) buildBackend(name string, i int) (*netns.NS, error) {
 		}
 	}
 	return ns, l.attach(ns, func() (io.Closer, error) {
-		return xdp.AttachDecap("eth0", sources)
+		return xdp.AttachDecap(xdp.DecapConfig{
+			Interfaces: []string{"eth0"}, Tunnels: xdp.Tunnels{IPIP: true, GRE: true, GUE: true}, Sources: sources, VIPs: VIPs.All(),
+		})
 	})
 }
 

@@ -52,6 +52,43 @@ func TestQuorumRoundsSharesUp(t *testing.T) {
 	}
 }
 
+func TestPortsAreWrittenAsTheyAreRead(t *testing.T) {
+	for _, tt := range []struct {
+		port lb.Port
+		want string
+	}{
+		{lb.Port{Protocol: lb.TCP, Number: 80}, "tcp/80"},
+		{lb.Port{Protocol: lb.UDP, Number: 1000, Last: 2000}, "udp/1000-2000"},
+		{lb.Port{Protocol: lb.SCTP, Number: 1, Last: 65535}, "sctp/*"},
+		{lb.Port{Protocol: lb.UDPLite, Number: 1}, "udplite/1"},
+	} {
+		if got := tt.port.String(); got != tt.want {
+			t.Errorf("got %s, want %s", got, tt.want)
+		}
+	}
+}
+
+func TestPortsClashWhereNeitherIsMoreSpecific(t *testing.T) {
+	tcp := func(first, last uint16) lb.Port { return lb.Port{Protocol: lb.TCP, Number: first, Last: last} }
+	for _, tt := range []struct {
+		a, b lb.Port
+		want bool
+	}{
+		{tcp(80, 0), tcp(80, 0), true},
+		{tcp(80, 0), tcp(81, 0), false},
+		{tcp(80, 0), lb.Port{Protocol: lb.UDP, Number: 80}, false},
+		{tcp(80, 0), tcp(1, 100), false},
+		{tcp(1, 100), tcp(100, 200), true},
+		{tcp(1, 100), tcp(101, 200), false},
+		{tcp(1, 100), tcp(50, 60), true},
+		{tcp(1, 100), lb.Port{Protocol: lb.SCTP, Number: 50, Last: 60}, false},
+	} {
+		if got, turned := tt.a.Clashes(tt.b), tt.b.Clashes(tt.a); got != tt.want || turned != tt.want {
+			t.Errorf("%s and %s: got %v and %v, want %v", tt.a, tt.b, got, turned, tt.want)
+		}
+	}
+}
+
 func TestTargetIDChangesWithEveryPartOfTheTarget(t *testing.T) {
 	base := lb.Target{
 		Service: "web", Backend: "web1", Address: netip.MustParseAddr("192.0.2.1"),
@@ -112,6 +149,7 @@ func TestTableDigestCoversWhatDecidesWhereAFlowGoes(t *testing.T) {
 	for name, change := range map[string]func(*lb.Table){
 		"hash key": func(t *lb.Table) { t.HashKey[0] = 1 },
 		"slots":    func(t *lb.Table) { t.Slots[1] = 1 },
+		"hash":     func(t *lb.Table) { t.Service.BySource = true },
 		"backend":  func(t *lb.Table) { t.Backends[0].Name = "z" },
 		"address":  func(t *lb.Table) { t.Backends[0].Address = netip.MustParseAddr("192.0.2.2") },
 	} {

@@ -11,8 +11,10 @@ type Protocol uint8
 
 // The protocols a service can be reached by.
 const (
-	TCP Protocol = 6
-	UDP Protocol = 17
+	TCP     Protocol = 6
+	UDP     Protocol = 17
+	SCTP    Protocol = 132
+	UDPLite Protocol = 136
 )
 
 func (p Protocol) String() string {
@@ -21,17 +23,40 @@ func (p Protocol) String() string {
 		return "tcp"
 	case UDP:
 		return "udp"
+	case SCTP:
+		return "sctp"
+	case UDPLite:
+		return "udplite"
 	}
 	return fmt.Sprintf("protocol-%d", uint8(p))
 }
 
-// Port is a transport protocol and a destination port of it, written tcp/80.
+// Port is a transport protocol and a destination port of it, written tcp/80, or
+// a range of ports, written tcp/1000-2000; tcp/* is all of them.
 type Port struct {
 	Protocol Protocol
 	Number   uint16
+	Last     uint16 // of a range that begins with Number; 0: a single port
 }
 
-func (p Port) String() string { return fmt.Sprintf("%s/%d", p.Protocol, p.Number) }
+func (p Port) String() string {
+	switch {
+	case p.Last == 0:
+		return fmt.Sprintf("%s/%d", p.Protocol, p.Number)
+	case p.Number == 1 && p.Last == 1<<16-1:
+		return fmt.Sprintf("%s/*", p.Protocol)
+	}
+	return fmt.Sprintf("%s/%d-%d", p.Protocol, p.Number, p.Last)
+}
+
+// Clashes tells whether some packet could be for either of p and o: a single
+// port within a range does not clash, it takes precedence.
+func (p Port) Clashes(o Port) bool {
+	if p.Protocol != o.Protocol || (p.Last == 0) != (o.Last == 0) {
+		return false
+	}
+	return p.Number <= max(o.Number, o.Last) && o.Number <= max(p.Number, p.Last)
+}
 
 // Forward is the way a packet reaches its backend. The packet's own source and
 // destination addresses stay as the client sent them in every one.
@@ -43,6 +68,12 @@ const (
 	// IPIP puts an outer IPv4 or IPv6 header before the packet (RFC 2003,
 	// RFC 4213, RFC 2473): the backend may be any number of hops away.
 	IPIP
+	// GRE puts a GRE header without options between the outer header and the
+	// packet (RFC 2784).
+	GRE
+	// GUE puts UDP and a GUE header there (draft-ietf-intarea-gue), for networks
+	// that spread load by UDP ports.
+	GUE
 )
 
 func (f Forward) String() string {
@@ -51,19 +82,35 @@ func (f Forward) String() string {
 		return "l2"
 	case IPIP:
 		return "ipip"
+	case GRE:
+		return "gre"
+	case GUE:
+		return "gue"
 	}
 	return fmt.Sprintf("forward-%d", uint8(f))
 }
 
+// DefaultGUEPort is the UDP port that IANA gave to GUE.
+const DefaultGUEPort = 6080
+
 // Service is a name for a set of VIPs and ports whose traffic is spread over a
 // set of backends. Service names are unique in a configuration.
 type Service struct {
-	Name     string
-	VIPs     []netip.Addr
-	Ports    []Port
+	Name  string
+	VIPs  []netip.Addr
+	Ports []Port
+	// BySource has flows go by their source address alone: all of a client's go
+	// to one backend, and so do fragments, which have no ports.
+	BySource bool
 	Forward  Forward
-	Backends []Backend // names are unique, the order does not matter
-	Check    Check
+	// GUEPort is the UDP port that backends take GUE at. Of Forward GUE alone.
+	GUEPort uint16
+	// OuterSources are where the source address of the outer header is from, at
+	// most one prefix of each family: it varies with the flow, so that NICs and
+	// routers spread load. Without one of its family it is the node's address.
+	OuterSources []netip.Prefix
+	Backends     []Backend // names are unique, the order does not matter
+	Check        Check
 
 	// MinHealthy is how many backends must be up for the VIPs to be announced.
 	MinHealthy Quorum

@@ -33,11 +33,14 @@ func (d Digest) String() string {
 	return hex.EncodeToString(b[:])
 }
 
-// Digest covers everything that decides where a flow goes: the hash key, the
-// slots, and the backends' names and addresses.
+// Digest covers everything that decides where a flow goes: the hash key and what
+// is hashed, the slots, and the backends' names and addresses.
 func (t Table) Digest() Digest {
 	h := sha256.New()
 	h.Write(t.HashKey[:])
+	if t.Service.BySource {
+		fmt.Fprintln(h, "by source")
+	}
 	for _, b := range t.Backends {
 		fmt.Fprintf(h, "%q %s\n", b.Name, b.Address)
 	}
@@ -64,7 +67,7 @@ func DigestServices(services []Service) Digest {
 func (s Service) Digest() Digest {
 	s.VIPs = slices.SortedFunc(slices.Values(s.VIPs), netip.Addr.Compare)
 	s.Ports = slices.SortedFunc(slices.Values(s.Ports), func(a, b Port) int {
-		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number))
+		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Last, b.Last))
 	})
 	s.Backends = SortBackends(s.Backends)
 	sum := sha256.Sum256(fmt.Appendf(nil, "%+v", s))

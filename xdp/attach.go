@@ -43,10 +43,14 @@ type port struct {
 	mode     Mode      // that it is attached in
 	wanted   bool      // that it is attached: Attach was called
 	lost     error     // why it is not, when it was
+	held     bool      // the link is there with the program of a process before
 }
 
-// Attach puts the program on every interface, or on none when it fails.
+// Attach puts the program on every interface, or on none when it fails. Where a
+// process before left its own, that one stays until TakeOver.
 func (d *Dataplane) Attach() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.attached.Lock()
 	defer d.attached.Unlock()
 	for i, p := range d.ports {
@@ -55,15 +59,19 @@ func (d *Dataplane) Attach() error {
 		}
 		if err := d.attachPort(p); err != nil {
 			for _, p := range d.ports[:i] {
-				err = errors.Join(err, p.detach())
+				err = errors.Join(err, p.detach(p.held)) // what forwards goes on
 			}
 			return err
 		}
 	}
+	d.tidyPins()
 	return nil
 }
 
 func (d *Dataplane) attachPort(p *port) error {
+	if adopted, err := d.adopt(p); adopted || err != nil {
+		return err
+	}
 	l, mode, err := attach(p.name, d.mode, func(mode Mode) (link.Link, error) {
 		return link.AttachXDP(link.XDPOptions{Program: p.instance.Balance, Interface: p.ifindex, Flags: xdpFlags(mode)})
 	}, func(err error) {
@@ -72,7 +80,12 @@ func (d *Dataplane) attachPort(p *port) error {
 	if err != nil {
 		return err
 	}
-	p.link, p.mode, p.wanted, p.lost = l, mode, true, nil
+	p.link, p.mode, p.wanted, p.lost, p.held = l, mode, true, nil, false
+	if d.pins != nil {
+		if err := d.pins.pinLink(p.name, l); err != nil {
+			d.log.Warn("program does not outlive this process", "interface", p.name, "err", err)
+		}
+	}
 	d.log.Info("program attached", "interface", p.name, "mode", mode)
 	return nil
 }
@@ -150,26 +163,33 @@ func (p *port) check() error {
 	if err != nil {
 		return fmt.Errorf("ask for its link: %w", err)
 	}
-	if x := info.XDP(); x == nil || x.Ifindex == 0 {
+	if sitsOn(info) == 0 {
 		return errors.New("the interface it was on is gone")
 	}
 	return nil
 }
 
-// update puts the port's instance in the place of the one that runs.
+// update puts the port's instance in the place of the one that runs, unless
+// that one is not ours yet.
 func (p *port) update() error {
-	if p.link == nil || p.check() != nil {
+	if p.link == nil || p.held || p.check() != nil {
 		return nil
 	}
 	return p.link.Update(p.instance.Balance)
 }
 
-func (p *port) detach() error {
-	p.wanted = false
+// detach takes the program off, unless it is pinned and to be kept.
+func (p *port) detach(keep bool) error {
+	p.wanted, p.held = false, false
 	if p.link == nil {
 		return nil
 	}
-	err := p.link.Close() // not pinned: closing detaches
+	var err error
+	if keep {
+		err = p.link.Close() // detaches it if it is not pinned
+	} else {
+		err = remove(p.link)
+	}
 	p.link = nil
 	if err != nil {
 		return fmt.Errorf("take the program off %s: %w", p.name, err)
@@ -177,18 +197,25 @@ func (p *port) detach() error {
 	return nil
 }
 
-// detach takes the program off all interfaces and out of the kernel.
-func (d *Dataplane) detach() error {
+// detach takes the program off all interfaces and out of the kernel, but for
+// what is pinned and to be kept.
+func (d *Dataplane) detach(keep bool) error {
 	d.attached.Lock()
 	defer d.attached.Unlock()
 	var errs []error
 	for _, p := range d.ports {
-		errs = append(errs, p.detach())
+		errs = append(errs, p.detach(keep))
 		if p.instance != nil {
 			errs = append(errs, p.instance.Close())
 		}
 	}
 	d.ports = nil
+	if keep {
+		d.pins.leave()
+	} else {
+		errs = append(errs, d.pins.close())
+	}
+	d.pins = nil
 	return errors.Join(errs...)
 }
 
@@ -224,7 +251,9 @@ func (d *Dataplane) follow(links []netlink.Link) error {
 			continue
 		}
 		if p.link != nil {
-			p.link.Close() // of the interface that is gone
+			if err := remove(p.link); err != nil { // of the interface that is gone
+				d.log.Warn("old link not removed", "interface", p.name, "err", err)
+			}
 			p.link = nil
 		}
 		was := p.lost

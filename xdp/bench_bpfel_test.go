@@ -22,7 +22,9 @@ type benchBackend struct {
 		Mtu     uint16
 		Ifindex uint32
 		Outer   [10]uint32
-		Pad     [2]uint32
+		Vary    uint32
+		Port    uint16
+		Pad     uint16
 	}
 }
 
@@ -32,10 +34,6 @@ type benchBench struct {
 	Frame   uint32
 	Source  uint32
 	Flows   uint32
-	Wrong   uint32
-	Want    uint32
-	Pad     uint32
-	Random  uint64
 }
 
 type benchCounter struct {
@@ -44,11 +42,107 @@ type benchCounter struct {
 	Bytes   uint64
 }
 
+type benchFragment struct {
+	_        structs.HostLayout
+	Until    uint64
+	Ports    uint32
+	Protocol uint32
+}
+
+type benchFragmentKey struct {
+	_           structs.HostLayout
+	Source      [2]uint64
+	Destination [2]uint64
+	Id          uint32
+	Protocol    uint8
+	Family      uint8
+	Pad         uint16
+}
+
+type benchLimit struct {
+	_      structs.HostLayout
+	Passed uint64
+	Made   uint64
+}
+
+type benchLook struct {
+	_      structs.HostLayout
+	Packet struct {
+		_      structs.HostLayout
+		Vip    benchVipKey
+		_      [4]byte
+		Source [2]uint64
+		Ports  uint32
+		Length uint32
+		Ipv6   bool
+		Tos    uint8
+		Ttl    uint8
+		_      [5]byte
+	}
+	Finding struct {
+		_        structs.HostLayout
+		Tags     uint64
+		TagsSize uint32
+		Headers  uint32
+		Echo     bool
+		Error    bool
+		First    bool
+		Later    bool
+		MayCut   bool
+		_        [3]byte
+		Fragment benchFragmentKey
+	}
+	Outer struct {
+		_           structs.HostLayout
+		Source      [2]uint64
+		Destination [2]uint64
+		Start       uint32
+		Offset      uint32
+		Length      uint32
+		Id          uint32
+		Family      uint8
+		Protocol    uint8
+		Tos         uint8
+		Ttl         uint8
+		First       bool
+		Later       bool
+		MayCut      bool
+		_           [1]byte
+	}
+	Quoted struct {
+		_           structs.HostLayout
+		Source      [2]uint64
+		Destination [2]uint64
+		Start       uint32
+		Offset      uint32
+		Length      uint32
+		Id          uint32
+		Family      uint8
+		Protocol    uint8
+		Tos         uint8
+		Ttl         uint8
+		First       bool
+		Later       bool
+		MayCut      bool
+		_           [1]byte
+	}
+}
+
 type benchPort struct {
 	_       structs.HostLayout
 	Mac     uint64
 	Ifindex uint32
 	Pad     uint32
+}
+
+type benchRanges struct {
+	_     structs.HostLayout
+	Range [16]struct {
+		_       structs.HostLayout
+		First   uint16
+		Last    uint16
+		Service uint32
+	}
 }
 
 type benchService struct {
@@ -85,21 +179,26 @@ type benchVerdict uint32
 
 const (
 	benchVerdictVERDICT_FORWARDED           benchVerdict = 0
-	benchVerdictVERDICT_PASS_OTHER_MAC      benchVerdict = 1
-	benchVerdictVERDICT_PASS_NOT_IP         benchVerdict = 2
-	benchVerdictVERDICT_PASS_VLAN           benchVerdict = 3
-	benchVerdictVERDICT_PASS_MALFORMED      benchVerdict = 4
-	benchVerdictVERDICT_PASS_OTHER_PROTOCOL benchVerdict = 5
-	benchVerdictVERDICT_PASS_NOT_VIP        benchVerdict = 6
-	benchVerdictVERDICT_FIRST_DROP          benchVerdict = 7
-	benchVerdictVERDICT_DROP_FRAGMENT       benchVerdict = 7
-	benchVerdictVERDICT_DROP_IPV6EXTENSION  benchVerdict = 8
-	benchVerdictVERDICT_DROP_TTL_EXPIRED    benchVerdict = 9
-	benchVerdictVERDICT_DROP_NO_BACKEND     benchVerdict = 10
-	benchVerdictVERDICT_DROP_NO_NEIGHBOUR   benchVerdict = 11
-	benchVerdictVERDICT_DROP_TOO_BIG        benchVerdict = 12
-	benchVerdictVERDICT_DROP_NO_ROOM        benchVerdict = 13
-	benchVerdictVERDICT_MAX                 benchVerdict = 14
+	benchVerdictVERDICT_ANSWERED_ECHO       benchVerdict = 1
+	benchVerdictVERDICT_ANSWERED_TOO_BIG    benchVerdict = 2
+	benchVerdictVERDICT_PASS_OTHER_MAC      benchVerdict = 3
+	benchVerdictVERDICT_PASS_NOT_IP         benchVerdict = 4
+	benchVerdictVERDICT_PASS_VLAN           benchVerdict = 5
+	benchVerdictVERDICT_PASS_MALFORMED      benchVerdict = 6
+	benchVerdictVERDICT_PASS_OTHER_PROTOCOL benchVerdict = 7
+	benchVerdictVERDICT_PASS_NOT_VIP        benchVerdict = 8
+	benchVerdictVERDICT_FIRST_DROP          benchVerdict = 9
+	benchVerdictVERDICT_DROP_FRAGMENT       benchVerdict = 9
+	benchVerdictVERDICT_DROP_IPV6EXTENSION  benchVerdict = 10
+	benchVerdictVERDICT_DROP_TTL_EXPIRED    benchVerdict = 11
+	benchVerdictVERDICT_DROP_NO_BACKEND     benchVerdict = 12
+	benchVerdictVERDICT_DROP_NO_NEIGHBOUR   benchVerdict = 13
+	benchVerdictVERDICT_DROP_TOO_BIG        benchVerdict = 14
+	benchVerdictVERDICT_DROP_NO_ROOM        benchVerdict = 15
+	benchVerdictVERDICT_DROP_ICMP_MISMATCH  benchVerdict = 16
+	benchVerdictVERDICT_DROP_ICMP_FRAGMENT  benchVerdict = 17
+	benchVerdictVERDICT_DROP_ICMP_LIMITED   benchVerdict = 18
+	benchVerdictVERDICT_MAX                 benchVerdict = 19
 )
 
 type benchVipKey struct {
@@ -114,8 +213,14 @@ type benchVipKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	benchMapActions         = "actions"
 	benchMapBackendCounters = "backend_counters"
 	benchMapBackends        = "backends"
+	benchMapFragments       = "fragments"
+	benchMapLimits          = "limits"
+	benchMapLooks           = "looks"
+	benchMapPortRanges      = "port_ranges"
+	benchMapRanged          = "ranged"
 	benchMapServices        = "services"
 	benchMapSlots           = "slots"
 	benchMapVerdicts        = "verdicts"
@@ -179,8 +284,14 @@ type benchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchMapSpecs struct {
+	Actions         *ebpf.MapSpec `ebpf:"actions"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	Limits          *ebpf.MapSpec `ebpf:"limits"`
+	Looks           *ebpf.MapSpec `ebpf:"looks"`
+	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
+	Ranged          *ebpf.MapSpec `ebpf:"ranged"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
@@ -218,8 +329,14 @@ func (o *benchObjects) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchMaps struct {
+	Actions         *ebpf.Map `ebpf:"actions"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
+	Limits          *ebpf.Map `ebpf:"limits"`
+	Looks           *ebpf.Map `ebpf:"looks"`
+	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
+	Ranged          *ebpf.Map `ebpf:"ranged"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
@@ -228,8 +345,14 @@ type benchMaps struct {
 
 func (m *benchMaps) Close() error {
 	return _BenchClose(
+		m.Actions,
 		m.BackendCounters,
 		m.Backends,
+		m.Fragments,
+		m.Limits,
+		m.Looks,
+		m.PortRanges,
+		m.Ranged,
 		m.Services,
 		m.Slots,
 		m.Verdicts,

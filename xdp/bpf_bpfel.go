@@ -25,13 +25,101 @@ type bpfCounter struct {
 	Bytes   uint64
 }
 
+type bpfFragment struct {
+	_        structs.HostLayout
+	Until    uint64
+	Ports    uint32
+	Protocol uint32
+}
+
+type bpfFragmentKey struct {
+	_           structs.HostLayout
+	Source      [2]uint64
+	Destination [2]uint64
+	Id          uint32
+	Protocol    uint8
+	Family      uint8
+	Pad         uint16
+}
+
+type bpfLimit struct {
+	_      structs.HostLayout
+	Passed uint64
+	Made   uint64
+}
+
+type bpfLook struct {
+	_      structs.HostLayout
+	Packet struct {
+		_      structs.HostLayout
+		Vip    bpfVipKey
+		_      [4]byte
+		Source [2]uint64
+		Ports  uint32
+		Length uint32
+		Ipv6   bool
+		Tos    uint8
+		Ttl    uint8
+		_      [5]byte
+	}
+	Finding struct {
+		_        structs.HostLayout
+		Tags     uint64
+		TagsSize uint32
+		Headers  uint32
+		Echo     bool
+		Error    bool
+		First    bool
+		Later    bool
+		MayCut   bool
+		_        [3]byte
+		Fragment bpfFragmentKey
+	}
+	Outer struct {
+		_           structs.HostLayout
+		Source      [2]uint64
+		Destination [2]uint64
+		Start       uint32
+		Offset      uint32
+		Length      uint32
+		Id          uint32
+		Family      uint8
+		Protocol    uint8
+		Tos         uint8
+		Ttl         uint8
+		First       bool
+		Later       bool
+		MayCut      bool
+		_           [1]byte
+	}
+	Quoted struct {
+		_           structs.HostLayout
+		Source      [2]uint64
+		Destination [2]uint64
+		Start       uint32
+		Offset      uint32
+		Length      uint32
+		Id          uint32
+		Family      uint8
+		Protocol    uint8
+		Tos         uint8
+		Ttl         uint8
+		First       bool
+		Later       bool
+		MayCut      bool
+		_           [1]byte
+	}
+}
+
 type bpfPath struct {
 	_       structs.HostLayout
 	Source  [6]uint8
 	Mtu     uint16
 	Ifindex uint32
 	Outer   [10]uint32
-	Pad     [2]uint32
+	Vary    uint32
+	Port    uint16
+	Pad     uint16
 }
 
 type bpfPort struct {
@@ -39,6 +127,18 @@ type bpfPort struct {
 	Mac     uint64
 	Ifindex uint32
 	Pad     uint32
+}
+
+type bpfRange struct {
+	_       structs.HostLayout
+	First   uint16
+	Last    uint16
+	Service uint32
+}
+
+type bpfRanges struct {
+	_     structs.HostLayout
+	Range [16]bpfRange
 }
 
 type bpfService struct {
@@ -79,21 +179,26 @@ type bpfVerdict uint32
 
 const (
 	bpfVerdictVERDICT_FORWARDED           bpfVerdict = 0
-	bpfVerdictVERDICT_PASS_OTHER_MAC      bpfVerdict = 1
-	bpfVerdictVERDICT_PASS_NOT_IP         bpfVerdict = 2
-	bpfVerdictVERDICT_PASS_VLAN           bpfVerdict = 3
-	bpfVerdictVERDICT_PASS_MALFORMED      bpfVerdict = 4
-	bpfVerdictVERDICT_PASS_OTHER_PROTOCOL bpfVerdict = 5
-	bpfVerdictVERDICT_PASS_NOT_VIP        bpfVerdict = 6
-	bpfVerdictVERDICT_FIRST_DROP          bpfVerdict = 7
-	bpfVerdictVERDICT_DROP_FRAGMENT       bpfVerdict = 7
-	bpfVerdictVERDICT_DROP_IPV6EXTENSION  bpfVerdict = 8
-	bpfVerdictVERDICT_DROP_TTL_EXPIRED    bpfVerdict = 9
-	bpfVerdictVERDICT_DROP_NO_BACKEND     bpfVerdict = 10
-	bpfVerdictVERDICT_DROP_NO_NEIGHBOUR   bpfVerdict = 11
-	bpfVerdictVERDICT_DROP_TOO_BIG        bpfVerdict = 12
-	bpfVerdictVERDICT_DROP_NO_ROOM        bpfVerdict = 13
-	bpfVerdictVERDICT_MAX                 bpfVerdict = 14
+	bpfVerdictVERDICT_ANSWERED_ECHO       bpfVerdict = 1
+	bpfVerdictVERDICT_ANSWERED_TOO_BIG    bpfVerdict = 2
+	bpfVerdictVERDICT_PASS_OTHER_MAC      bpfVerdict = 3
+	bpfVerdictVERDICT_PASS_NOT_IP         bpfVerdict = 4
+	bpfVerdictVERDICT_PASS_VLAN           bpfVerdict = 5
+	bpfVerdictVERDICT_PASS_MALFORMED      bpfVerdict = 6
+	bpfVerdictVERDICT_PASS_OTHER_PROTOCOL bpfVerdict = 7
+	bpfVerdictVERDICT_PASS_NOT_VIP        bpfVerdict = 8
+	bpfVerdictVERDICT_FIRST_DROP          bpfVerdict = 9
+	bpfVerdictVERDICT_DROP_FRAGMENT       bpfVerdict = 9
+	bpfVerdictVERDICT_DROP_IPV6EXTENSION  bpfVerdict = 10
+	bpfVerdictVERDICT_DROP_TTL_EXPIRED    bpfVerdict = 11
+	bpfVerdictVERDICT_DROP_NO_BACKEND     bpfVerdict = 12
+	bpfVerdictVERDICT_DROP_NO_NEIGHBOUR   bpfVerdict = 13
+	bpfVerdictVERDICT_DROP_TOO_BIG        bpfVerdict = 14
+	bpfVerdictVERDICT_DROP_NO_ROOM        bpfVerdict = 15
+	bpfVerdictVERDICT_DROP_ICMP_MISMATCH  bpfVerdict = 16
+	bpfVerdictVERDICT_DROP_ICMP_FRAGMENT  bpfVerdict = 17
+	bpfVerdictVERDICT_DROP_ICMP_LIMITED   bpfVerdict = 18
+	bpfVerdictVERDICT_MAX                 bpfVerdict = 19
 )
 
 type bpfVipKey struct {
@@ -110,6 +215,11 @@ type bpfVipKey struct {
 const (
 	bpfMapBackendCounters = "backend_counters"
 	bpfMapBackends        = "backends"
+	bpfMapFragments       = "fragments"
+	bpfMapLimits          = "limits"
+	bpfMapLooks           = "looks"
+	bpfMapPortRanges      = "port_ranges"
+	bpfMapRanged          = "ranged"
 	bpfMapServices        = "services"
 	bpfMapSlots           = "slots"
 	bpfMapVerdicts        = "verdicts"
@@ -171,6 +281,11 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	Limits          *ebpf.MapSpec `ebpf:"limits"`
+	Looks           *ebpf.MapSpec `ebpf:"looks"`
+	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
+	Ranged          *ebpf.MapSpec `ebpf:"ranged"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
@@ -208,6 +323,11 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
+	Limits          *ebpf.Map `ebpf:"limits"`
+	Looks           *ebpf.Map `ebpf:"looks"`
+	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
+	Ranged          *ebpf.Map `ebpf:"ranged"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
@@ -218,6 +338,11 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.BackendCounters,
 		m.Backends,
+		m.Fragments,
+		m.Limits,
+		m.Looks,
+		m.PortRanges,
+		m.Ranged,
 		m.Services,
 		m.Slots,
 		m.Verdicts,

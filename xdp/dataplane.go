@@ -24,6 +24,12 @@ type Config struct {
 	// kernel but the program and its maps: it can be asked by Process alone.
 	Interfaces []string
 	Mode       Mode
+	// Pin is a directory in a BPF file system, for this node alone, in which the
+	// program and its tables outlive the process. Empty: they end with it. Where
+	// there can be no such directory the log says so, and they do too. The
+	// directory that it is in is halfproxy's: what dead nodes left there is
+	// cleared away.
+	Pin        string
 	Log        *slog.Logger          // nil: no log
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -55,19 +61,21 @@ type Dataplane struct {
 	entries   space // of backends
 	services  map[string]*service
 	vips      map[bpfVipKey]uint32
+	ranges    map[bpfVipKey]bpfRanges
 	resting   []resting
 	tails     map[uint32]bpfCounter // where the counters of entries given back stood
 	hops      *nextHops
 	blackhole *blackholes
-	warned    bool // of ipip in generic mode
+	warned    bool // of encapsulation in generic mode
 
 	// attached guards the ports; taken after mu where both are.
 	attached sync.Mutex
 	ports    []*port
+	pins     *pins // nil: nothing outlives the process
 
 	// asking guards asked; taken after mu where both are.
 	asking sync.Mutex
-	asked  *instance
+	asked  *instance // nil: nobody has asked yet
 }
 
 // resting is something that must not happen before a time.
@@ -90,20 +98,21 @@ func New(cfg Config) (*Dataplane, error) {
 		mode:     cfg.Mode,
 		services: make(map[string]*service),
 		vips:     make(map[bpfVipKey]uint32),
+		ranges:   make(map[bpfVipKey]bpfRanges),
 		tails:    make(map[uint32]bpfCounter),
 	}
-	if err := d.load(cfg.Interfaces); err != nil {
-		return nil, errors.Join(err, d.Close())
+	if err := d.load(cfg.Interfaces, cfg.Pin); err != nil {
+		return nil, errors.Join(err, d.Leave())
 	}
 	m, err := newMetrics(d, cfg.Registerer)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("register metrics: %w", err), d.Close())
+		return nil, errors.Join(fmt.Errorf("register metrics: %w", err), d.Leave())
 	}
 	d.metrics = m
 	return d, nil
 }
 
-func (d *Dataplane) load(interfaces []string) error {
+func (d *Dataplane) load(interfaces []string, pin string) error {
 	links, err := findInterfaces(interfaces)
 	if err != nil {
 		return err
@@ -111,6 +120,9 @@ func (d *Dataplane) load(interfaces []string) error {
 	if len(links) > 0 {
 		if d.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return fmt.Errorf("open netlink: %w", err)
+		}
+		if err := d.openPins(pin); err != nil {
+			return err
 		}
 	}
 	d.hops = newNextHops(d.netlink, d.log)
@@ -125,13 +137,14 @@ func (d *Dataplane) load(interfaces []string) error {
 	if d.store, err = newStore(d.spec, nil, firstPages, firstBackends); err != nil {
 		return explainLoad(fmt.Errorf("make the program's maps: %w", err))
 	}
+	if m := d.pins.inherit(bpfMapFragments, d.spec.Maps[bpfMapFragments]); m != nil {
+		d.store.maps[bpfMapFragments].Close()
+		d.store.maps[bpfMapFragments] = m
+	}
 	d.numbers.grow(uint32(len(d.store.services)))
 	d.pages.grow(firstPages)
 	d.entries.grow(firstBackends)
 
-	if d.asked, err = newInstance(d.spec, d.store, true); err != nil {
-		return explainLoad(fmt.Errorf("load the program: %w", err))
-	}
 	for _, link := range links {
 		p := &port{name: link.Name, ifindex: link.Index}
 		copy(p.mac[:], link.HardwareAddr)
@@ -158,6 +171,9 @@ func (d *Dataplane) place() error {
 	}
 	d.asking.Lock()
 	defer d.asking.Unlock()
+	if d.asked == nil {
+		return nil
+	}
 	return d.asked.sit(asked.mac, asked.ifindex)
 }
 
@@ -250,38 +266,55 @@ func (d *Dataplane) Process(frame []byte) (Verdict, []byte, error) {
 	return Verdict(a.trace.Verdict), a.frame, err
 }
 
-// answer is what the program did with a frame.
-type answer struct {
-	trace  bpfTrace
-	action uint32 // XDP_PASS and the like
-	frame  []byte
-}
-
-func (d *Dataplane) ask(frame []byte) (a answer, err error) {
+func (d *Dataplane) ask(frame []byte) (answer, error) {
+	if err := d.loadAsked(); err != nil {
+		return answer{}, err
+	}
 	d.asking.Lock()
 	defer d.asking.Unlock()
-	run := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
-	if a.action, err = d.asked.Balance.Run(&run); err != nil {
-		return answer{}, fmt.Errorf("run the program on a frame of %d bytes: %w", len(frame), err)
+	return d.asked.ask(frame)
+}
+
+// loadAsked loads the instance that is asked, the first time that one is: to
+// forward packets it is not needed.
+func (d *Dataplane) loadAsked() error {
+	d.asking.Lock()
+	there := d.asked != nil
+	d.asking.Unlock()
+	if there {
+		return nil
 	}
-	if err := d.asked.Last.Get(&a.trace); err != nil {
-		return answer{}, fmt.Errorf("read the program's trace: %w", err)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at, err := d.firstPort()
+	if err != nil {
+		return err
 	}
-	a.frame = run.DataOut
-	return a, nil
+	d.asking.Lock()
+	defer d.asking.Unlock()
+	if d.asked != nil {
+		return nil
+	}
+	if d.asked, err = newInstance(d.spec, d.store, true); err != nil {
+		return explainLoad(fmt.Errorf("load the program: %w", err))
+	}
+	return d.asked.sit(at.mac, at.ifindex)
 }
 
 // Close takes the program off its interfaces, and what the Dataplane put into
-// the kernel's routes and neighbours out of them.
-func (d *Dataplane) Close() error {
+// the kernel's routes and neighbours out of them. Nothing stays pinned.
+func (d *Dataplane) Close() error { return d.end(false) }
+
+// end lets go of everything, of what outlives the process too unless it is kept.
+func (d *Dataplane) end(keep bool) error {
 	d.metrics.close()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	errs := []error{d.detach()}
-	if d.blackhole != nil {
+	errs := []error{d.detach(keep)}
+	if d.blackhole != nil && !keep {
 		errs = append(errs, d.blackhole.clear())
 	}
-	if d.hops != nil {
+	if d.hops != nil && !keep {
 		errs = append(errs, d.hops.clear())
 	}
 	d.asking.Lock()
@@ -330,6 +363,9 @@ func (d *Dataplane) grow(pages, entries uint32) (err error) {
 	d.spec, d.store = spec, s
 	d.pages.grow(pages)
 	d.entries.grow(entries)
+	d.attached.Lock()
+	d.tidyPins()
+	d.attached.Unlock()
 	d.log.Info("tables grew", "slots", pages*slotsPerPage, "backends", entries, "took", time.Since(begin))
 	return errors.Join(errs...)
 }
@@ -347,8 +383,17 @@ func (d *Dataplane) replace(spec *ebpf.CollectionSpec, s *store) (replaced []*in
 			}
 		}
 	}()
-	for range len(d.ports) + 1 {
-		i, err := newInstance(spec, s, len(fresh) == 0)
+	instances := make([]**instance, len(d.ports)) // where they are kept
+	for n, p := range d.ports {
+		instances[n] = &p.instance
+	}
+	d.asking.Lock()
+	if d.asked != nil {
+		instances = append(instances, &d.asked)
+	}
+	d.asking.Unlock() // it goes from none to one under mu alone
+	for _, old := range instances {
+		i, err := newInstance(spec, s, old == &d.asked)
 		if err != nil {
 			return nil, explainLoad(fmt.Errorf("load the program anew: %w", err))
 		}
@@ -357,9 +402,8 @@ func (d *Dataplane) replace(spec *ebpf.CollectionSpec, s *store) (replaced []*in
 	swap := func() {
 		d.asking.Lock()
 		defer d.asking.Unlock()
-		d.asked, fresh[0] = fresh[0], d.asked
-		for n, p := range d.ports {
-			p.instance, fresh[n+1] = fresh[n+1], p.instance
+		for n, kept := range instances {
+			*kept, fresh[n] = fresh[n], *kept
 		}
 	}
 	swap()

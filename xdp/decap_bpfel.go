@@ -21,12 +21,18 @@ type decapAddress struct {
 type decapDecapVerdict uint32
 
 const (
-	decapDecapVerdictDECAP_TAKEN_OFF         decapDecapVerdict = 0
-	decapDecapVerdictDECAP_NO_TUNNEL         decapDecapVerdict = 1
-	decapDecapVerdictDECAP_OTHER_DESTINATION decapDecapVerdict = 2
-	decapDecapVerdictDECAP_REFUSED           decapDecapVerdict = 3
+	decapDecapVerdictDECAP_IPIP              decapDecapVerdict = 0
+	decapDecapVerdictDECAP_GRE               decapDecapVerdict = 1
+	decapDecapVerdictDECAP_GUE               decapDecapVerdict = 2
+	decapDecapVerdictDECAP_NO_TUNNEL         decapDecapVerdict = 3
 	decapDecapVerdictDECAP_MALFORMED         decapDecapVerdict = 4
-	decapDecapVerdictDECAP_MAX               decapDecapVerdict = 5
+	decapDecapVerdictDECAP_OTHER_DESTINATION decapDecapVerdict = 5
+	decapDecapVerdictDECAP_OTHER_SOURCE      decapDecapVerdict = 6
+	decapDecapVerdictDECAP_FRAGMENT          decapDecapVerdict = 7
+	decapDecapVerdictDECAP_UNSUPPORTED       decapDecapVerdict = 8
+	decapDecapVerdictDECAP_NOT_VIP           decapDecapVerdict = 9
+	decapDecapVerdictDECAP_NOT_ECT           decapDecapVerdict = 10
+	decapDecapVerdictDECAP_MAX               decapDecapVerdict = 11
 )
 
 type decapPrefix struct {
@@ -35,14 +41,25 @@ type decapPrefix struct {
 	Address decapAddress
 }
 
+type decapTunnelEnd struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Address decapAddress
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	decapMapDecapVerdicts = "decap_verdicts"
-	decapMapDestinations  = "destinations"
+	decapMapOwnVips       = "own_vips"
 	decapMapSources       = "sources"
+	decapMapTunnelEnds    = "tunnel_ends"
 	decapProgDecapsulate  = "decapsulate"
+	decapVarGuePort       = "gue_port"
+	decapVarTakeGre       = "take_gre"
+	decapVarTakeGue       = "take_gue"
+	decapVarTakeIpip      = "take_ipip"
 )
 
 // loadDecap returns the embedded CollectionSpec for decap.
@@ -95,14 +112,19 @@ type decapProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type decapMapSpecs struct {
 	DecapVerdicts *ebpf.MapSpec `ebpf:"decap_verdicts"`
-	Destinations  *ebpf.MapSpec `ebpf:"destinations"`
+	OwnVips       *ebpf.MapSpec `ebpf:"own_vips"`
 	Sources       *ebpf.MapSpec `ebpf:"sources"`
+	TunnelEnds    *ebpf.MapSpec `ebpf:"tunnel_ends"`
 }
 
 // decapVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type decapVariableSpecs struct {
+	GuePort  *ebpf.VariableSpec `ebpf:"gue_port"`
+	TakeGre  *ebpf.VariableSpec `ebpf:"take_gre"`
+	TakeGue  *ebpf.VariableSpec `ebpf:"take_gue"`
+	TakeIpip *ebpf.VariableSpec `ebpf:"take_ipip"`
 }
 
 // decapObjects contains all objects after they have been loaded into the kernel.
@@ -126,15 +148,17 @@ func (o *decapObjects) Close() error {
 // It can be passed to loadDecapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type decapMaps struct {
 	DecapVerdicts *ebpf.Map `ebpf:"decap_verdicts"`
-	Destinations  *ebpf.Map `ebpf:"destinations"`
+	OwnVips       *ebpf.Map `ebpf:"own_vips"`
 	Sources       *ebpf.Map `ebpf:"sources"`
+	TunnelEnds    *ebpf.Map `ebpf:"tunnel_ends"`
 }
 
 func (m *decapMaps) Close() error {
 	return _DecapClose(
 		m.DecapVerdicts,
-		m.Destinations,
+		m.OwnVips,
 		m.Sources,
+		m.TunnelEnds,
 	)
 }
 
@@ -142,6 +166,10 @@ func (m *decapMaps) Close() error {
 //
 // It can be passed to loadDecapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type decapVariables struct {
+	GuePort  *ebpf.Variable `ebpf:"gue_port"`
+	TakeGre  *ebpf.Variable `ebpf:"take_gre"`
+	TakeGue  *ebpf.Variable `ebpf:"take_gue"`
+	TakeIpip *ebpf.Variable `ebpf:"take_ipip"`
 }
 
 // decapPrograms contains all programs after they have been loaded into the kernel.

@@ -20,5 +20,6 @@
 // handed whole tables. All calls of one Dataplane belong in one network
 // namespace, that of the interfaces.
 //
-// [AttachDecap] is the backend's half of ipip forwarding.
+// A backend's half is [AttachDecap] (bpf/decap.bpf.c), which takes outer headers
+// off, and [AttachMSS] (bpf/mss.bpf.c).
 package xdp

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/halfproxy/halfproxy/internal/packet"
@@ -64,6 +65,15 @@ func flowHash(key [16]byte, frame []byte) uint64 {
 		message = append(message, ip[40:44]...)
 	}
 	return siphash(1, 3, key, message)
+}
+
+// sourceHash is the same of a service by source: its ports are zeros.
+func sourceHash(key [16]byte, frame []byte) uint64 {
+	ip := packet.IP(frame)
+	if ip[0]>>4 == 4 {
+		return siphash(1, 3, key, slices.Concat(ip[12:16], make([]byte, 4)))
+	}
+	return siphash(1, 3, key, slices.Concat(ip[8:24], make([]byte, 4)))
 }
 
 func TestSipHashIsTheOneOfThePaper(t *testing.T) {

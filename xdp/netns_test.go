@@ -249,13 +249,17 @@ func TestConnectionsThroughTheProgram(t *testing.T) {
 				server, name = l.far, "far"
 				var decap *Decap
 				must(t, l.far.Do(func() (err error) {
-					decap, err = AttachDecap("eth0", []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32"), netip.MustParsePrefix("fd00::2/128")})
+					decap, err = AttachDecap(DecapConfig{
+						Interfaces: []string{"eth0"}, Tunnels: Tunnels{IPIP: true, GRE: true, GUE: true},
+						Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32"), netip.MustParsePrefix("fd00::2/128")},
+						VIPs:    []netip.Addr{netip.MustParseAddr("10.2.0.1"), netip.MustParseAddr("fd00:2::1")},
+					})
 					return err
 				}))
 				defer decap.Close()
 				defer func() {
 					s, err := decap.Stats()
-					if err != nil || s.TakenOff == 0 {
+					if err != nil || s.TakenOff() == 0 {
 						t.Errorf("decapsulation: got %+v, %v, want packets", s, err)
 					}
 				}()
@@ -524,7 +528,7 @@ func TestAutoFallsBackToGenericWhereNativeIsRefused(t *testing.T) {
 			return err
 		}
 		defer other.Close()
-		if err := d.detach(); err != nil {
+		if err := d.detach(false); err != nil {
 			return err
 		}
 		if err := other.Attach(); err == nil || !strings.Contains(err.Error(), "attach the program to eth0 in native mode") {

@@ -22,8 +22,10 @@ import (
 const (
 	hopResolved = 1 << 48
 	hopPathBit  = 49
-	hopIPIP4    = 1 << 50
-	hopIPIP6    = 1 << 51
+	hopIPv4     = 1 << 50
+	hopIPv6     = 1 << 51
+	hopGRE      = 1 << 52
+	hopGUE      = 1 << 53
 )
 
 const (
@@ -261,18 +263,26 @@ func (n *nextHops) wayTo(b *backend, r *route) (uint64, bpfPath, error) {
 		return 0, bpfPath{}, r.err
 	}
 	if b.forward == lb.L2 && r.via.address != r.address.WithZone("") {
-		return 0, bpfPath{}, fmt.Errorf("%s is behind gateway %s: l2 needs it on the node's own link, ipip does not", r.address, r.via.address)
+		return 0, bpfPath{}, fmt.Errorf("%s is behind gateway %s: l2 needs it on the node's own link, the other ways do not", r.address, r.via.address)
 	}
 	path := bpfPath{Source: r.mac, Mtu: uint16(min(r.mtu, 1<<16-1)), Ifindex: uint32(r.via.ifindex)}
 	var bits uint64
-	if b.forward == lb.IPIP {
-		if !r.source.IsValid() {
+	if b.forward != lb.L2 {
+		source, vary := b.tunnel.source(r)
+		if !source.IsValid() {
 			return 0, bpfPath{}, fmt.Errorf("the node has no address to send to %s from", r.address)
 		}
-		path.Outer = outerHeader(r.source, r.address)
-		bits = hopIPIP6
+		path.Outer, path.Vary = outerHeader(source, r.address), vary
+		path.Port = bigEndian(b.tunnel.port)
+		bits = hopIPv6
 		if r.address.Is4() {
-			bits = hopIPIP4
+			bits = hopIPv4
+		}
+		switch b.forward {
+		case lb.GRE:
+			bits |= hopGRE
+		case lb.GUE:
+			bits |= hopGUE
 		}
 	}
 	mac, known := n.neighbours[r.via]
@@ -280,6 +290,40 @@ func (n *nextHops) wayTo(b *backend, r *route) (uint64, bpfPath, error) {
 		return 0, path, nil
 	}
 	return hopResolved | bits | macBits(mac), path, nil
+}
+
+// tunnel is how a service's packets are encapsulated, beyond the kind of it.
+type tunnel struct {
+	port             uint16       // of gue
+	prefix4, prefix6 netip.Prefix // that the outer source is from; not valid: the node's own address
+}
+
+func tunnelOf(s lb.Service) tunnel {
+	t := tunnel{port: s.GUEPort}
+	for _, p := range s.OuterSources {
+		if p.Addr().Is4() {
+			t.prefix4 = p.Masked()
+		} else {
+			t.prefix6 = p.Masked()
+		}
+	}
+	return t
+}
+
+// source is the outer source address on the way r, and the bits of its last 32
+// that follow the flow.
+func (t tunnel) source(r *route) (netip.Addr, uint32) {
+	prefix := t.prefix6
+	if r.address.Is4() {
+		prefix = t.prefix4
+	}
+	if !prefix.IsValid() {
+		return r.source, 0
+	}
+	var mask [4]byte
+	free := min(prefix.Addr().BitLen()-prefix.Bits(), 32)
+	binary.BigEndian.PutUint32(mask[:], uint32(1<<free-1))
+	return prefix.Addr(), binary.NativeEndian.Uint32(mask[:])
 }
 
 // outerHeader is the outer header but for what each packet brings.

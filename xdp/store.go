@@ -39,7 +39,10 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 			err = errors.Join(err, s.close())
 		}
 	}()
-	for _, name := range []string{bpfMapVips, bpfMapServices, bpfMapSlots, bpfMapBackends, bpfMapBackendCounters, bpfMapVerdicts} {
+	for _, name := range []string{
+		bpfMapVips, bpfMapPortRanges, bpfMapRanged, bpfMapServices, bpfMapSlots, bpfMapBackends,
+		bpfMapBackendCounters, bpfMapVerdicts, bpfMapLimits, bpfMapFragments,
+	} {
 		outgrown := name == bpfMapSlots || name == bpfMapBackends || name == bpfMapBackendCounters
 		if old != nil && !outgrown {
 			s.maps[name], err = old.maps[name].Clone()
@@ -121,6 +124,26 @@ func newInstance(spec *ebpf.CollectionSpec, s *store, traced bool) (*instance, e
 // sit tells the instance which interface it sits on.
 func (i *instance) sit(mac [6]byte, ifindex int) error {
 	return i.Self.Set(bpfPort{Mac: macBits(mac), Ifindex: uint32(ifindex)})
+}
+
+// answer is what an instance that is traced did with a frame.
+type answer struct {
+	trace  bpfTrace
+	action uint32 // XDP_PASS and the like
+	frame  []byte
+}
+
+// ask puts a frame through the instance.
+func (i *instance) ask(frame []byte) (a answer, err error) {
+	run := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
+	if a.action, err = i.Balance.Run(&run); err != nil {
+		return answer{}, fmt.Errorf("run the program on a frame of %d bytes: %w", len(frame), err)
+	}
+	if err := i.Last.Get(&a.trace); err != nil {
+		return answer{}, fmt.Errorf("read the program's trace: %w", err)
+	}
+	a.frame = run.DataOut
+	return a, nil
 }
 
 // macBits is a MAC address as the program compares and writes it.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type backend struct {
 	name    string
 	address netip.Addr
 	forward lb.Forward
+	tunnel  tunnel
 	index   uint32 // counted from the service's first entry
 	tally   tally
 	turned  time.Time // when a packet may last have seen the other path
@@ -48,6 +50,12 @@ func (b *backend) entry() uint32 { return b.service.room.start + b.index }
 // mostBackends is what a slot can tell apart.
 const mostBackends = 1 << 16
 
+// Flags in bpf/types.h: of a service's active, and of a key's family.
+const (
+	bySource = 2
+	anyPort  = 0x10
+)
+
 // noService is the value of a VIP's own entry in vips.
 const noService = ^uint32(0)
 
@@ -57,7 +65,8 @@ const noService = ^uint32(0)
 // calling it again does what was left undone.
 func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 	vips, err := check(tables)
-	if err != nil {
+	ranges, rangesErr := portRanges(tables)
+	if err := errors.Join(err, rangesErr); err != nil {
 		return err
 	}
 	d.mu.Lock()
@@ -94,6 +103,9 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 	if err := d.applyVIPs(vips); err != nil {
 		return err
 	}
+	if err := d.applyRanges(ranges); err != nil {
+		return err
+	}
 	// The way down: the VIPs are gone, so are packets for what they led to.
 	for name, s := range d.services {
 		if !named[name] {
@@ -104,18 +116,18 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 	return d.blackhole.keep(addressesOf(vips))
 }
 
-// warnOfMergedSegments tells once that generic mode and ipip go ill together:
-// the program runs after the kernel has merged segments (GRO), and those do not
-// fit in an outer header.
+// warnOfMergedSegments tells once that generic mode and encapsulation go ill
+// together: the program runs after the kernel has merged segments (GRO), and
+// those do not fit in an outer header.
 func (d *Dataplane) warnOfMergedSegments(tables []lb.Table) {
-	ipip := slices.ContainsFunc(tables, func(t lb.Table) bool { return t.Service.Forward == lb.IPIP })
-	if d.warned || !ipip {
+	encapsulated := slices.ContainsFunc(tables, func(t lb.Table) bool { return t.Service.Forward != lb.L2 })
+	if d.warned || !encapsulated {
 		return
 	}
 	for name, mode := range d.Modes() {
 		if mode == Generic {
 			d.warned = true
-			d.log.Warn("ipip in generic mode drops merged segments as too_big: switch merging off with `ethtool -K IFACE gro off lro off`", "interface", name)
+			d.log.Warn("encapsulation in generic mode drops merged segments as too_big: switch merging off with `ethtool -K IFACE gro off lro off`", "interface", name)
 		}
 	}
 }
@@ -131,7 +143,7 @@ func check(tables []lb.Table) (map[bpfVipKey]string, error) {
 			errs = append(errs, fmt.Errorf("service %q listed twice", name))
 		}
 		seen[name] = true
-		if t.Service.Forward != lb.L2 && t.Service.Forward != lb.IPIP {
+		if t.Service.Forward > lb.GUE {
 			errs = append(errs, fmt.Errorf("service %q: the program cannot forward by %s", name, t.Service.Forward))
 		}
 		for _, s := range t.Slots {
@@ -143,6 +155,9 @@ func check(tables []lb.Table) (map[bpfVipKey]string, error) {
 		for _, vip := range t.Service.VIPs {
 			vips[vipKey(vip, lb.Port{})] = ""
 			for _, p := range t.Service.Ports {
+				if p.Last != 0 {
+					continue // portRanges
+				}
 				key := vipKey(vip, p)
 				if other, taken := vips[key]; taken && other != name {
 					errs = append(errs, fmt.Errorf("service %q: vip %s %s already belongs to %q", name, vip, p, other))
@@ -151,17 +166,109 @@ func check(tables []lb.Table) (map[bpfVipKey]string, error) {
 			}
 		}
 	}
+	maps.Copy(vips, wholeProtocols(tables))
 	return vips, errors.Join(errs...)
+}
+
+// portRanges are the services' ranges of ports by VIP and protocol.
+func portRanges(tables []lb.Table) (map[bpfVipKey][]portRange, error) {
+	ranges := make(map[bpfVipKey][]portRange)
+	var errs []error
+	for _, t := range tables {
+		for _, vip := range t.Service.VIPs {
+			for _, p := range t.Service.Ports {
+				if p.Last == 0 {
+					continue
+				}
+				key := vipKey(vip, lb.Port{Protocol: p.Protocol})
+				for _, other := range ranges[key] {
+					if other.port.Clashes(p) && other.service != t.Service.Name {
+						errs = append(errs, fmt.Errorf("service %q: vip %s %s overlaps %s of %q", t.Service.Name, vip, p, other.port, other.service))
+					}
+				}
+				ranges[key] = append(ranges[key], portRange{p, t.Service.Name})
+				if most := len(bpfRanges{}.Range); len(ranges[key]) == most+1 {
+					errs = append(errs, fmt.Errorf("service %q: vip %s has more than %d ranges of %s ports", t.Service.Name, vip, most, p.Protocol))
+				}
+			}
+		}
+	}
+	return ranges, errors.Join(errs...)
+}
+
+// portRange is a range of ports and the service that has it.
+type portRange struct {
+	port    lb.Port
+	service string
+}
+
+// applyRanges makes ranges the whole of what the program looks at when a port
+// is nobody's own.
+func (d *Dataplane) applyRanges(ranges map[bpfVipKey][]portRange) error {
+	m, number := d.store.maps[bpfMapPortRanges], d.store.maps[bpfMapRanged]
+	for key, list := range ranges {
+		var wanted bpfRanges
+		for i, r := range list {
+			wanted.Range[i] = bpfRange{First: r.port.Number, Last: r.port.Last, Service: d.services[r.service].number + 1}
+		}
+		if old, there := d.ranges[key]; there && old == wanted {
+			continue
+		}
+		if err := m.Put(key, wanted); err != nil {
+			return fmt.Errorf("enter the port ranges of vip %s: %w", describe(key), err)
+		}
+		d.ranges[key] = wanted
+	}
+	if err := number.Put(uint32(0), uint32(len(ranges))); err != nil {
+		return fmt.Errorf("enter the number of port ranges: %w", err)
+	}
+	for key := range d.ranges {
+		if _, wanted := ranges[key]; wanted {
+			continue
+		}
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("take out the port ranges of vip %s: %w", describe(key), err)
+		}
+		delete(d.ranges, key)
+	}
+	return nil
+}
+
+// wholeProtocols are the keys by which fragments without ports find a service:
+// of a VIP's protocols that one service has alone, and by source.
+func wholeProtocols(tables []lb.Table) map[bpfVipKey]string {
+	whole := make(map[bpfVipKey]string)
+	owners := make(map[bpfVipKey]string)
+	for _, t := range tables {
+		for _, vip := range t.Service.VIPs {
+			for _, p := range t.Service.Ports {
+				key := vipKey(vip, lb.Port{Protocol: p.Protocol})
+				key.Family |= anyPort
+				owner, shared := owners[key]
+				owners[key] = t.Service.Name
+				switch {
+				case shared && owner != t.Service.Name:
+					delete(whole, key)
+				case !shared && t.Service.BySource:
+					whole[key] = t.Service.Name
+				}
+			}
+		}
+	}
+	return whole
 }
 
 func vipKey(vip netip.Addr, p lb.Port) bpfVipKey {
 	vip = vip.Unmap()
-	key := bpfVipKey{Address: words(vip), Port: p.Number>>8 | p.Number<<8, Protocol: uint8(p.Protocol), Family: 6}
+	key := bpfVipKey{Address: words(vip), Port: bigEndian(p.Number), Protocol: uint8(p.Protocol), Family: 6}
 	if vip.Is4() {
 		key.Family = 4
 	}
 	return key
 }
+
+// bigEndian is a port as it lies in a packet, and back.
+func bigEndian(port uint16) uint16 { return port>>8 | port<<8 }
 
 // words is an address as it lies in a packet, an IPv4 one mapped.
 func words(a netip.Addr) (w [4]uint32) {
@@ -296,7 +403,7 @@ func (d *Dataplane) enroll(t lb.Table) error {
 			s.members[name] = b
 			d.occupy(b, b.entry())
 		}
-		b.forward = t.Service.Forward
+		b.forward, b.tunnel = t.Service.Forward, tunnelOf(t.Service)
 		if b.address != address {
 			d.hops.leave(b)
 			b.address = address
@@ -376,7 +483,11 @@ func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
 	entry := &d.store.services[s.number]
 	active := entry.Active & 1
 	now := entry.Table[active]
-	if now.Size == uint32(len(wanted)) && now.Backends == s.room.start && entry.Key[active] == key &&
+	var flags uint32
+	if t.Service.BySource {
+		flags = bySource
+	}
+	if now.Size == uint32(len(wanted)) && entry.Active == active|flags && now.Backends == s.room.start && entry.Key[active] == key &&
 		slices.Equal(d.store.pages(s.pages)[:now.Size], wanted) {
 		d.release(s)
 		return nil
@@ -393,7 +504,7 @@ func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
 	idle := 1 - active
 	entry.Key[idle] = key
 	entry.Table[idle] = bpfTable{Slots: pages.start, Size: uint32(len(wanted)), Backends: s.room.start}
-	atomic.StoreUint32(&entry.Active, idle)
+	atomic.StoreUint32(&entry.Active, idle|flags)
 	s.turned = time.Now()
 	d.metrics.swapped(s.turned.Sub(begin))
 
@@ -464,7 +575,7 @@ func (d *Dataplane) applyVIPs(vips map[bpfVipKey]string) error {
 
 func describe(key bpfVipKey) string {
 	for a := range addressesOf(map[bpfVipKey]string{key: ""}) {
-		return fmt.Sprintf("%s %s", a, lb.Port{Protocol: lb.Protocol(key.Protocol), Number: key.Port>>8 | key.Port<<8})
+		return fmt.Sprintf("%s %s", a, lb.Port{Protocol: lb.Protocol(key.Protocol), Number: bigEndian(key.Port)})
 	}
 	return ""
 }

@@ -10,38 +10,49 @@ type Verdict uint32
 const (
 	Forwarded = Verdict(bpfVerdictVERDICT_FORWARDED)
 
+	AnsweredEcho   = Verdict(bpfVerdictVERDICT_ANSWERED_ECHO)    // an echo request for a VIP: its reply is sent
+	AnsweredTooBig = Verdict(bpfVerdictVERDICT_ANSWERED_TOO_BIG) // does not fit the way to the backend: its sender is told by ICMP
+
 	OtherMAC      = Verdict(bpfVerdictVERDICT_PASS_OTHER_MAC)      // passed: flooded, broadcast or multicast
 	NotIP         = Verdict(bpfVerdictVERDICT_PASS_NOT_IP)         // passed
-	VLAN          = Verdict(bpfVerdictVERDICT_PASS_VLAN)           // passed: tagged frames are left to the kernel
+	VLAN          = Verdict(bpfVerdictVERDICT_PASS_VLAN)           // passed: more than two tags
 	Malformed     = Verdict(bpfVerdictVERDICT_PASS_MALFORMED)      // passed: headers cut short or lengths that lie
-	OtherProtocol = Verdict(bpfVerdictVERDICT_PASS_OTHER_PROTOCOL) // passed: neither TCP nor UDP
+	OtherProtocol = Verdict(bpfVerdictVERDICT_PASS_OTHER_PROTOCOL) // passed: neither ports nor an ICMP echo request or error
 	NotVIP        = Verdict(bpfVerdictVERDICT_PASS_NOT_VIP)        // passed: no service has this address, protocol and port
 
-	Fragment      = Verdict(bpfVerdictVERDICT_DROP_FRAGMENT)      // dropped: a fragment for a VIP
-	IPv6Extension = Verdict(bpfVerdictVERDICT_DROP_IPV6EXTENSION) // dropped: an extension header hides the ports
+	Fragment      = Verdict(bpfVerdictVERDICT_DROP_FRAGMENT)      // dropped: a fragment whose ports are not known
+	IPv6Extension = Verdict(bpfVerdictVERDICT_DROP_IPV6EXTENSION) // dropped: an extension header that is not walked hides the ports
 	TTLExpired    = Verdict(bpfVerdictVERDICT_DROP_TTL_EXPIRED)   // dropped: TTL or hop limit of 1 or 0
 	NoBackend     = Verdict(bpfVerdictVERDICT_DROP_NO_BACKEND)    // dropped: the service's table is empty
 	NoNeighbour   = Verdict(bpfVerdictVERDICT_DROP_NO_NEIGHBOUR)  // dropped: no MAC address known for the next hop
-	TooBig        = Verdict(bpfVerdictVERDICT_DROP_TOO_BIG)       // dropped: does not fit the way to the backend
+	TooBig        = Verdict(bpfVerdictVERDICT_DROP_TOO_BIG)       // dropped: does not fit the way to the backend, and its sender is not told
 	NoRoom        = Verdict(bpfVerdictVERDICT_DROP_NO_ROOM)       // dropped: the driver left no room for an outer header
+	ICMPMismatch  = Verdict(bpfVerdictVERDICT_DROP_ICMP_MISMATCH) // dropped: an ICMP error about a packet that the VIP did not send
+	ICMPFragment  = Verdict(bpfVerdictVERDICT_DROP_ICMP_FRAGMENT) // dropped: an ICMP error about a later fragment
+	ICMPLimited   = Verdict(bpfVerdictVERDICT_DROP_ICMP_LIMITED)  // dropped: more ICMP errors than a service gets
 )
 
 // verdictNames are the verdicts as metrics and people know them.
 var verdictNames = [...]string{
-	Forwarded:     "forwarded",
-	OtherMAC:      "other_mac",
-	NotIP:         "not_ip",
-	VLAN:          "vlan",
-	Malformed:     "malformed",
-	OtherProtocol: "other_protocol",
-	NotVIP:        "not_vip",
-	Fragment:      "fragment",
-	IPv6Extension: "ipv6_extension",
-	TTLExpired:    "ttl_expired",
-	NoBackend:     "no_backend",
-	NoNeighbour:   "no_neighbour",
-	TooBig:        "too_big",
-	NoRoom:        "no_room",
+	Forwarded:      "forwarded",
+	AnsweredEcho:   "answered_echo",
+	AnsweredTooBig: "answered_too_big",
+	OtherMAC:       "other_mac",
+	NotIP:          "not_ip",
+	VLAN:           "vlan",
+	Malformed:      "malformed",
+	OtherProtocol:  "other_protocol",
+	NotVIP:         "not_vip",
+	Fragment:       "fragment",
+	IPv6Extension:  "ipv6_extension",
+	TTLExpired:     "ttl_expired",
+	NoBackend:      "no_backend",
+	NoNeighbour:    "no_neighbour",
+	TooBig:         "too_big",
+	NoRoom:         "no_room",
+	ICMPMismatch:   "icmp_mismatch",
+	ICMPFragment:   "icmp_fragment",
+	ICMPLimited:    "icmp_limited",
 }
 
 var _ [len(verdictNames)]struct{} = [bpfVerdictVERDICT_MAX]struct{}{} // one name per verdict

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -27,10 +28,11 @@ Ctrl-C. Needs root.`,
 			if clean {
 				return lab.Clean(options)
 			}
-			var known bool
-			if options.Forward, known = forwards[forward]; !known {
-				return fmt.Errorf("--forward %q is unknown: use l2 or ipip", forward)
+			i := slices.IndexFunc(lab.Forwards, func(f lb.Forward) bool { return f.String() == forward })
+			if i < 0 {
+				return fmt.Errorf("--forward %q is unknown: use one of %v", forward, lab.Forwards)
 			}
+			options.Forward = lab.Forwards[i]
 			return lab.Run(cmd.Context(), options, keep, cmd.OutOrStdout())
 		},
 	}
@@ -38,13 +40,11 @@ Ctrl-C. Needs root.`,
 	flags.IntVar(&options.Nodes, "nodes", 3, "`number` of load balancer nodes")
 	flags.IntVar(&options.Backends, "backends", 3, "`number` of backends")
 	flags.StringVar(&options.Router, "router", lab.Embedded, "the router: embedded, frr or bird")
-	flags.StringVar(&forward, "forward", lb.L2.String(), "the way from nodes to backends: l2 or ipip")
+	flags.StringVar(&forward, "forward", lb.L2.String(), "the way from nodes to backends: l2, ipip, gre or gue")
 	flags.BoolVar(&keep, "keep", false, "tell no story: let the lab stand until Ctrl-C, and say how to play with it")
 	flags.BoolVar(&clean, "clean", false, "remove what an earlier lab that was killed left behind")
 	return cmd
 }
-
-var forwards = map[string]lb.Forward{lb.L2.String(): lb.L2, lb.IPIP.String(): lb.IPIP}
 
 // labRouterCommand is the lab's embedded router: the lab starts it in the
 // router's namespace.

@@ -44,6 +44,12 @@ func TTL(n uint8) Option { return func(f *Frame) { f.ip4.TTL, f.ip6.HopLimit = n
 // TOS sets DSCP and ECN, which are 0 else.
 func TOS(tos uint8) Option { return func(f *Frame) { f.ip4.TOS, f.ip6.TrafficClass = tos, tos } }
 
+// ID sets the IPv4 identification, which is 4711 else.
+func ID(n uint16) Option { return func(f *Frame) { f.ip4.Id = n } }
+
+// FlowLabel sets the IPv6 flow label, which is 0x12345 else.
+func FlowLabel(n uint32) Option { return func(f *Frame) { f.ip6.FlowLabel = n } }
+
 // Payload makes the transport's payload n bytes long in place of 4.
 func Payload(n int) Option {
 	return func(f *Frame) {
@@ -99,10 +105,33 @@ func Fragment(offset int, more bool) Option {
 	}
 }
 
+// FragmentID sets the identification of a fragment of either family: it comes
+// after Fragment.
+func FragmentID(n uint16) Option {
+	return func(f *Frame) {
+		f.ip4.Id = n
+		b := f.between[len(f.between)-1].(extension).bytes
+		binary.BigEndian.PutUint16(b[6:], n)
+	}
+}
+
 // HopByHop puts an IPv6 hop-by-hop options header into the packet.
 func HopByHop(f *Frame) {
 	f.between = append(f.between, extension{layers.IPProtocolIPv6HopByHop, []byte{0, 0, 1, 4, 0, 0, 0, 0}})
 }
+
+// Extension puts another IPv6 extension header into the packet, after those that
+// are there: its number, and how many times 8 bytes it has.
+func Extension(number uint8, size int) Option {
+	return func(f *Frame) {
+		b := make([]byte, 8*size)
+		b[1] = byte(size - 1)
+		f.between = append(f.between, extension{layers.IPProtocol(number), b})
+	}
+}
+
+// MayFragment clears the IPv4 header's DF flag.
+func MayFragment(f *Frame) { f.ip4.Flags = 0 }
 
 // Length makes the IP header lie about the length: the IPv4 total length or the
 // IPv6 payload length is what it is plus delta.
@@ -160,6 +189,50 @@ func UDP(source, destination string, options ...Option) []byte {
 	return f.bytes(&udp, gopacket.Payload(f.payload))
 }
 
+// SCTP and UDPLite have the ports where TCP has them.
+const (
+	SCTP    = 132
+	UDPLite = 136
+)
+
+// Transport is a packet of another protocol: the ports, n bytes of header with
+// them, the payload.
+func Transport(protocol uint8, n int, source, destination string, options ...Option) []byte {
+	from, to := netip.MustParseAddrPort(source), netip.MustParseAddrPort(destination)
+	f := newFrame(from.Addr(), to.Addr(), layers.IPProtocol(protocol))
+	f.apply(options)
+	header := binary.BigEndian.AppendUint16(nil, from.Port())
+	header = binary.BigEndian.AppendUint16(header, to.Port())
+	header = append(header, make([]byte, n-len(header))...)
+	return f.bytes(gopacket.Payload(append(header, f.payload...)))
+}
+
+// ICMP is an ICMP or ICMPv6 message of any kind: type, code, the word after the
+// checksum, and what follows.
+func ICMP(source, destination string, kind, code uint8, word uint32, body []byte, options ...Option) []byte {
+	from, to := netip.MustParseAddr(source), netip.MustParseAddr(destination)
+	if from.Is4() {
+		f := newFrame(from, to, layers.IPProtocolICMPv4)
+		f.apply(options)
+		return f.bytes(&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, code), Id: uint16(word >> 16), Seq: uint16(word)}, gopacket.Payload(body))
+	}
+	f := newFrame(from, to, layers.IPProtocolICMPv6)
+	f.apply(options)
+	icmp := layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(kind, code)}
+	must(icmp.SetNetworkLayerForChecksum(f.network()))
+	return f.bytes(&icmp, gopacket.Payload(append(binary.BigEndian.AppendUint32(nil, word), body...)))
+}
+
+// Tagged is a copy of frame with VLAN tags, the outermost first: the EtherType
+// that announces it in the high half, the tag in the low one.
+func Tagged(frame []byte, tags ...uint32) []byte {
+	out := append([]byte(nil), frame[:12]...)
+	for _, t := range tags {
+		out = binary.BigEndian.AppendUint32(out, t)
+	}
+	return append(out, frame[12:]...)
+}
+
 // Echo is an ICMP or ICMPv6 echo request between two addresses without ports.
 func Echo(source, destination string, options ...Option) []byte {
 	from, to := netip.MustParseAddr(source), netip.MustParseAddr(destination)
@@ -192,17 +265,48 @@ func ARP(source, target string, options ...Option) []byte {
 // as the data plane is to make it: TTL 64, DSCP and ECN copied, IPv4 with DF and
 // ID 0. The flow label of an outer IPv6 header is flowLabel.
 func Encapsulate(source, destination string, flowLabel uint32, frame []byte) []byte {
+	return encapsulate(source, destination, flowLabel, frame, ipProtocol(frame), nil)
+}
+
+// EncapsulateGRE does so with a GRE header without options in between.
+func EncapsulateGRE(source, destination string, flowLabel uint32, frame []byte) []byte {
+	etherType := layers.EthernetTypeIPv4
+	if ipProtocol(frame) == layers.IPProtocolIPv6 {
+		etherType = layers.EthernetTypeIPv6
+	}
+	return encapsulate(source, destination, flowLabel, frame, layers.IPProtocolGRE, []byte{0, 0, byte(etherType >> 8), byte(etherType)})
+}
+
+// EncapsulateGUE does so with UDP, whose checksum is zero, and a GUE header
+// without options in between.
+func EncapsulateGUE(source, destination string, flowLabel uint32, from, to uint16, frame []byte) []byte {
+	var b []byte
+	for _, word := range []uint16{from, to, uint16(len(IP(frame)) + 12), 0} {
+		b = binary.BigEndian.AppendUint16(b, word)
+	}
+	return encapsulate(source, destination, flowLabel, frame, layers.IPProtocolUDP, append(b, 0, byte(ipProtocol(frame)), 0, 0))
+}
+
+// ipProtocol is the number of the frame's IP packet within another.
+func ipProtocol(frame []byte) layers.IPProtocol {
+	if IP(frame)[0]>>4 == 6 {
+		return layers.IPProtocolIPv6
+	}
+	return layers.IPProtocolIPv4
+}
+
+func encapsulate(source, destination string, flowLabel uint32, frame []byte, protocol layers.IPProtocol, between []byte) []byte {
 	from, to := netip.MustParseAddr(source), netip.MustParseAddr(destination)
 	inner := IP(frame)
-	protocol, tos := layers.IPProtocolIPv4, inner[1]
+	tos := inner[1]
 	if inner[0]>>4 == 6 {
-		protocol, tos = layers.IPProtocolIPv6, inner[0]<<4|inner[1]>>4
+		tos = inner[0]<<4 | inner[1]>>4
 	}
 	f := newFrame(from, to, protocol)
 	f.eth.DstMAC, f.eth.SrcMAC = net.HardwareAddr(frame[:6]), net.HardwareAddr(frame[6:12])
 	f.ip4.TTL, f.ip4.TOS, f.ip4.Id = 64, tos, 0
 	f.ip6.HopLimit, f.ip6.TrafficClass, f.ip6.FlowLabel = 64, tos, flowLabel
-	return f.bytes(gopacket.Payload(inner))
+	return f.bytes(gopacket.Payload(append(between, inner...)))
 }
 
 // WithMACs is a copy of frame with other MAC addresses.

@@ -1,19 +1,42 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * A backend's half of ipip: takes the outer IPv4 or IPv6 header off a packet
- * that an allowed source sent to an address of this host, and hands what was
- * inside to the kernel as if it had come so. Everything else passes untouched.
+ * A backend's half of ipip, gre and gue: takes the outer headers off a packet
+ * and hands what was inside to the kernel as if it had come so.
+ *
+ *	outer IP ─► GRE, UDP and GUE ─► ends here? ─► source allowed? ─► whole, plain?
+ *	    ─► inner IP ─► for a VIP? ─► ECN ─► headers off ─► kernel
+ *
+ * Up to the question of the VIP whatever is not as it should be passes to the
+ * kernel as it came: it may be somebody else's tunnel. After it, it is known
+ * that a load balancer of ours sent the packet, and it is dropped.
+ *
+ *	ipip  RFC 2003 (4in4), RFC 4213 (6in4), RFC 2473 (4in6, 6in6)
+ *	gre   RFC 2784; RFC 7676 over IPv6. Without checksum, key, sequence number
+ *	gue   draft-ietf-intarea-gue-09, variant 0 without flags; private data is
+ *	      skipped. The outer UDP checksum is not looked at, so it may be zero
+ *	      over IPv6 as well (RFC 6935): what is inside has its own
+ *	ECN   RFC 6040, 4.2
  */
 #include "kernel.h"
 
 enum decap_verdict {
-	DECAP_TAKEN_OFF,
-	DECAP_NO_TUNNEL,	 /* not IP in IP, or a fragment of it */
-	DECAP_OTHER_DESTINATION, /* a tunnel, but it does not end here */
-	DECAP_REFUSED,		 /* a tunnel of a source that is not allowed */
+	DECAP_IPIP, /* taken off */
+	DECAP_GRE,
+	DECAP_GUE,
+	DECAP_NO_TUNNEL,
 	DECAP_MALFORMED,	 /* headers cut or lying, outer or inner */
+	DECAP_OTHER_DESTINATION, /* a tunnel, but it does not end here */
+	DECAP_OTHER_SOURCE,	 /* a tunnel of a source that is not allowed */
+	DECAP_FRAGMENT,		 /* of a tunnel's packet; a later one of GUE is no tunnel */
+	DECAP_UNSUPPORTED,	 /* flags, options or a protocol that we do not speak */
+	DECAP_NOT_VIP,		 /* dropped: a tunnel is no way into the host */
+	DECAP_NOT_ECT,		 /* dropped: congestion, and the ends know no ECN */
 	DECAP_MAX,
 };
+
+/* What of it is on, and where; the verifier removes what is not. */
+volatile const bool take_ipip, take_gre, take_gue;
+volatile const __u16 gue_port; /* host byte order */
 
 struct address {
 	__be32 word[4]; /* IPv4 mapped: ::ffff:a.b.c.d */
@@ -24,20 +47,32 @@ struct prefix {
 	struct address address;
 };
 
+struct tunnel_end {
+	__u32 ifindex;
+	struct address address;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 256);
-	__type(key, struct address);
+	__uint(max_entries, 4096);
+	__type(key, struct tunnel_end);
 	__type(value, __u8);
-} destinations SEC(".maps");
+} tunnel_ends SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1024);
+	__uint(max_entries, 1); /* user space knows how many */
 	__type(key, struct prefix);
 	__type(value, __u8);
 } sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1); /* user space knows how many */
+	__type(key, struct address);
+	__type(value, __u8);
+} own_vips SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -46,123 +81,272 @@ struct {
 	__type(value, __u64);
 } decap_verdicts SEC(".maps");
 
+enum { NOT_ECT, ECT_1, ECT_0, CE, ECN_MASK = 3 };
+
 struct tunnel {
-	struct address destination;
+	struct tunnel_end end;
 	struct prefix source;
-	__u32 outer;  /* bytes of the outer header */
-	__be16 inner; /* EtherType of what is inside */
+	enum decap_verdict kind; /* that it is when all is well */
+	__u32 outer;		 /* bytes of the headers read so far, after Ethernet's */
+	__u32 length;		 /* bytes that follow them */
+	__u8 protocol;		 /* that follows them: IPPROTO_IPIP or IPPROTO_IPV6 in the end */
+	__u8 tos;
+	__u8 ecn; /* of the inner packet when it is handed on */
+	bool fragment;
+	bool later; /* fragment, without the ports */
 };
 
-static __always_inline enum decap_verdict parse_outer4(void *pos, void *end, struct tunnel *tunnel,
-						       __u8 *protocol)
+/* Version, traffic class and flow label, in host byte order. */
+static __always_inline __u32 first_word(const struct ipv6hdr *ip)
 {
-	struct iphdr *ip = pos;
+	return __builtin_bswap32(ip->flow);
+}
 
-	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 ||
-	    bpf_ntohs(ip->tot_len) < ip->ihl * 4 || bpf_ntohs(ip->tot_len) > end - pos)
-		return DECAP_MALFORMED;
-	if (ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))
-		return DECAP_NO_TUNNEL;
-	tunnel->source.address.word[2] = tunnel->destination.word[2] = bpf_htonl(0xffff);
+/* A packet pointer stays one through any sum that the verifier sees the limit of. */
+static __always_inline void *at(struct ethhdr *eth, __u32 outer)
+{
+	return (void *)(eth + 1) + (outer & 0xff);
+}
+
+static __always_inline bool read_outer4(struct ethhdr *eth, void *end, struct tunnel *tunnel)
+{
+	struct iphdr *ip = (void *)(eth + 1);
+	__u32 header, total;
+
+	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return false;
+	header = ip->ihl * 4;
+	total = bpf_ntohs(ip->tot_len);
+	if (total < header || total > end - (void *)ip)
+		return false;
+	tunnel->source.address.word[2] = tunnel->end.address.word[2] = bpf_htonl(0xffff);
 	tunnel->source.address.word[3] = ip->saddr;
-	tunnel->destination.word[3] = ip->daddr;
-	tunnel->outer = ip->ihl * 4;
-	*protocol = ip->protocol;
-	return DECAP_TAKEN_OFF;
+	tunnel->end.address.word[3] = ip->daddr;
+	tunnel->fragment = ip->frag_off & bpf_htons(IP_MF | IP_OFFSET);
+	tunnel->later = ip->frag_off & bpf_htons(IP_OFFSET);
+	tunnel->protocol = ip->protocol;
+	tunnel->tos = ip->tos;
+	tunnel->outer = header;
+	tunnel->length = total - header;
+	return true;
 }
 
-static __always_inline enum decap_verdict parse_outer6(void *pos, void *end, struct tunnel *tunnel,
-						       __u8 *protocol)
+/* With extension headers it is no tunnel: no load balancer of ours sends any. */
+static __always_inline bool read_outer6(struct ethhdr *eth, void *end, struct tunnel *tunnel)
 {
-	struct ipv6hdr *ip = pos;
+	struct ipv6hdr *ip = (void *)(eth + 1);
 
-	if ((void *)(ip + 1) > end || (*(__u8 *)ip >> 4) != 6 ||
+	if ((void *)(ip + 1) > end || first_word(ip) >> 28 != 6 ||
 	    bpf_ntohs(ip->payload_len) > end - (void *)(ip + 1))
-		return DECAP_MALFORMED;
+		return false;
 	memcpy(&tunnel->source.address, ip->saddr, sizeof(ip->saddr));
-	memcpy(&tunnel->destination, ip->daddr, sizeof(ip->daddr));
+	memcpy(&tunnel->end.address, ip->daddr, sizeof(ip->daddr));
+	tunnel->protocol = ip->nexthdr;
+	tunnel->tos = first_word(ip) >> 20;
 	tunnel->outer = sizeof(*ip);
-	*protocol = ip->nexthdr;
-	return DECAP_TAKEN_OFF;
+	tunnel->length = bpf_ntohs(ip->payload_len);
+	return true;
 }
 
-static __always_inline enum decap_verdict parse(struct xdp_md *ctx, struct tunnel *tunnel)
+/* Tells a tunnel that we take off from all other packets. */
+static __always_inline enum decap_verdict recognise(struct ethhdr *eth, void *end,
+						    struct tunnel *tunnel)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data;
+	struct udphdr *udp;
+
+	if (take_ipip &&
+	    (tunnel->protocol == IPPROTO_IPIP || tunnel->protocol == IPPROTO_IPV6))
+		return DECAP_IPIP;
+	if (take_gre && tunnel->protocol == IPPROTO_GRE)
+		return DECAP_GRE;
+	if (!take_gue || tunnel->protocol != IPPROTO_UDP || tunnel->later)
+		return DECAP_NO_TUNNEL;
+	udp = at(eth, tunnel->outer);
+	if ((void *)(udp + 1) > end || tunnel->length < sizeof(*udp))
+		return DECAP_MALFORMED;
+	return udp->dest == bpf_htons(gue_port) ? DECAP_GUE : DECAP_NO_TUNNEL;
+}
+
+static __always_inline enum decap_verdict read_gre(struct ethhdr *eth, void *end,
+						   struct tunnel *tunnel)
+{
+	struct grehdr *gre = at(eth, tunnel->outer);
+
+	if ((void *)(gre + 1) > end || tunnel->length < sizeof(*gre))
+		return DECAP_MALFORMED;
+	if (gre->flags)
+		return DECAP_UNSUPPORTED;
+	if (gre->protocol == bpf_htons(ETH_P_IP))
+		tunnel->protocol = IPPROTO_IPIP;
+	else if (gre->protocol == bpf_htons(ETH_P_IPV6))
+		tunnel->protocol = IPPROTO_IPV6;
+	else
+		return DECAP_UNSUPPORTED;
+	tunnel->outer += sizeof(*gre);
+	tunnel->length -= sizeof(*gre);
+	return DECAP_GRE;
+}
+
+static __always_inline enum decap_verdict read_gue(struct ethhdr *eth, void *end,
+						   struct tunnel *tunnel)
+{
+	struct udphdr *udp = at(eth, tunnel->outer);
+	struct guehdr *gue = (void *)(udp + 1);
+	__u32 length, header;
+
+	if ((void *)(gue + 1) > end)
+		return DECAP_MALFORMED;
+	length = bpf_ntohs(udp->len);
+	header = sizeof(*udp) + sizeof(*gue) + gue->hlen * 4;
+	if (length > tunnel->length || length < sizeof(*udp) + sizeof(*gue))
+		return DECAP_MALFORMED;
+	/* A flag may say that what follows was altered: checksum offload, encryption. */
+	if (gue->variant || gue->control || gue->flags ||
+	    (gue->protocol != IPPROTO_IPIP && gue->protocol != IPPROTO_IPV6))
+		return DECAP_UNSUPPORTED;
+	if (header > length)
+		return DECAP_MALFORMED;
+	tunnel->protocol = gue->protocol;
+	tunnel->outer += header;
+	tunnel->length = length - header;
+	return DECAP_GUE;
+}
+
+/* RFC 6040, figure 4, but for the packet that it drops. */
+static __always_inline __u8 combine_ecn(__u8 outer, __u8 inner)
+{
+	if (inner == NOT_ECT || inner == CE)
+		return inner;
+	return outer == CE || outer == ECT_1 ? outer : inner;
+}
+
+static __always_inline enum decap_verdict read_inner(struct ethhdr *eth, void *end,
+						     struct tunnel *tunnel)
+{
+	struct address destination = {};
+	struct ipv6hdr *ip6 = at(eth, tunnel->outer);
+	struct iphdr *ip4 = (void *)ip6;
+	__u8 outer_ecn = tunnel->tos & ECN_MASK, inner_ecn;
+
+	if (tunnel->protocol == IPPROTO_IPIP) {
+		if ((void *)(ip4 + 1) > end || ip4->version != 4 || ip4->ihl < 5 ||
+		    bpf_ntohs(ip4->tot_len) < ip4->ihl * 4 ||
+		    bpf_ntohs(ip4->tot_len) > tunnel->length)
+			return DECAP_MALFORMED;
+		destination.word[2] = bpf_htonl(0xffff);
+		destination.word[3] = ip4->daddr;
+		inner_ecn = ip4->tos & ECN_MASK;
+	} else {
+		if ((void *)(ip6 + 1) > end || first_word(ip6) >> 28 != 6 ||
+		    bpf_ntohs(ip6->payload_len) + sizeof(*ip6) > tunnel->length)
+			return DECAP_MALFORMED;
+		memcpy(&destination, ip6->daddr, sizeof(ip6->daddr));
+		inner_ecn = first_word(ip6) >> 20 & ECN_MASK;
+	}
+	if (!bpf_map_lookup_elem(&own_vips, &destination))
+		return DECAP_NOT_VIP;
+	if (inner_ecn == NOT_ECT && outer_ecn == CE)
+		return DECAP_NOT_ECT;
+	tunnel->ecn = combine_ecn(outer_ecn, inner_ecn);
+	return tunnel->kind;
+}
+
+static __always_inline enum decap_verdict judge(struct xdp_md *ctx, struct tunnel *tunnel)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
 	enum decap_verdict verdict;
-	__u8 protocol, *inner;
 
 	if ((void *)(eth + 1) > end)
 		return DECAP_MALFORMED;
-	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		verdict = parse_outer4(eth + 1, end, tunnel, &protocol);
-	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
-		verdict = parse_outer6(eth + 1, end, tunnel, &protocol);
-	else
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		if (!read_outer4(eth, end, tunnel))
+			return DECAP_MALFORMED;
+	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
+		if (!read_outer6(eth, end, tunnel))
+			return DECAP_MALFORMED;
+	} else {
 		return DECAP_NO_TUNNEL;
-	if (verdict != DECAP_TAKEN_OFF)
+	}
+
+	verdict = recognise(eth, end, tunnel);
+	if (verdict == DECAP_NO_TUNNEL || verdict == DECAP_MALFORMED)
 		return verdict;
+	tunnel->kind = verdict;
 
-	if (protocol == IPPROTO_IPIP)
-		tunnel->inner = bpf_htons(ETH_P_IP);
-	else if (protocol == IPPROTO_IPV6)
-		tunnel->inner = bpf_htons(ETH_P_IPV6);
-	else
-		return DECAP_NO_TUNNEL;
-
-	inner = (void *)(eth + 1) + tunnel->outer;
-	if (inner + sizeof(struct iphdr) > (__u8 *)end ||
-	    *inner >> 4 != (protocol == IPPROTO_IPIP ? 4 : 6))
-		return DECAP_MALFORMED;
-	return DECAP_TAKEN_OFF;
-}
-
-static __always_inline enum decap_verdict admit(struct tunnel *tunnel)
-{
-	if (!bpf_map_lookup_elem(&destinations, &tunnel->destination))
+	if (!bpf_map_lookup_elem(&tunnel_ends, &tunnel->end))
 		return DECAP_OTHER_DESTINATION;
 	tunnel->source.bits = 128;
 	if (!bpf_map_lookup_elem(&sources, &tunnel->source))
-		return DECAP_REFUSED;
-	return DECAP_TAKEN_OFF;
+		return DECAP_OTHER_SOURCE;
+	if (tunnel->fragment)
+		return DECAP_FRAGMENT;
+
+	if (tunnel->kind == DECAP_GRE)
+		verdict = read_gre(eth, end, tunnel);
+	else if (tunnel->kind == DECAP_GUE)
+		verdict = read_gue(eth, end, tunnel);
+	if (verdict != tunnel->kind)
+		return verdict;
+	return read_inner(eth, end, tunnel);
 }
 
-/* Moves the Ethernet header up to the inner packet. */
+static __always_inline void set_ecn4(struct iphdr *ip, __u8 ecn)
+{
+	__u8 tos = (ip->tos & ~ECN_MASK) | ecn;
+	__u32 sum;
+
+	/* RFC 1624, equation 3. The TOS is the low byte of its word. */
+	sum = (__u16)~bpf_ntohs(ip->check) + (__u16)~ip->tos + tos;
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	ip->check = bpf_htons(~sum);
+	ip->tos = tos;
+}
+
+/* Moves the Ethernet header up to the inner packet, and settles its ECN. */
 static __always_inline bool take_off(struct xdp_md *ctx, const struct tunnel *tunnel)
 {
-	struct ethhdr *old = (void *)(long)ctx->data, *eth, copy;
+	struct ethhdr *eth = (void *)(long)ctx->data, copy;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+	void *end;
 
-	if ((void *)(old + 1) > (void *)(long)ctx->data_end)
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
 		return false;
-	copy = *old;
-	copy.h_proto = tunnel->inner;
+	copy = *eth;
+	copy.h_proto = bpf_htons(tunnel->protocol == IPPROTO_IPIP ? ETH_P_IP : ETH_P_IPV6);
 	if (bpf_xdp_adjust_head(ctx, tunnel->outer))
 		return false;
 	eth = (void *)(long)ctx->data;
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+	end = (void *)(long)ctx->data_end;
+	ip4 = (void *)(eth + 1);
+	ip6 = (void *)(eth + 1);
+	if ((void *)(ip4 + 1) > end)
 		return false;
 	*eth = copy;
+	if (tunnel->protocol == IPPROTO_IPV6)
+		ip6->flow = bpf_htonl((first_word(ip6) & ~(ECN_MASK << 20)) | tunnel->ecn << 20);
+	else if ((ip4->tos & ECN_MASK) != tunnel->ecn)
+		set_ecn4(ip4, tunnel->ecn);
 	return true;
 }
 
 SEC("xdp")
 int decapsulate(struct xdp_md *ctx)
 {
-	struct tunnel tunnel = {};
+	struct tunnel tunnel = { .end.ifindex = ctx->ingress_ifindex };
 	enum decap_verdict verdict;
 	__u64 *counter;
 
-	verdict = parse(ctx, &tunnel);
-	if (verdict == DECAP_TAKEN_OFF)
-		verdict = admit(&tunnel);
-	if (verdict == DECAP_TAKEN_OFF && !take_off(ctx, &tunnel))
+	verdict = judge(ctx, &tunnel);
+	if (verdict <= DECAP_GUE && !take_off(ctx, &tunnel))
 		verdict = DECAP_MALFORMED;
 
 	counter = bpf_map_lookup_elem(&decap_verdicts, &verdict);
 	if (counter)
 		++*counter;
-	return XDP_PASS;
+	return verdict == DECAP_NOT_VIP || verdict == DECAP_NOT_ECT ? XDP_DROP : XDP_PASS;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -10,6 +10,7 @@ struct target {
 	__u64 next_hop;
 	const struct path *path;
 	__u64 hash;
+	__u32 service; /* entry of the services array */
 	__u32 backend; /* entry of the backends array */
 };
 
@@ -51,18 +52,79 @@ static __always_inline __u16 fold(__u32 sum)
 	return ~sum;
 }
 
+static __always_inline __u16 overhead(__u64 next_hop)
+{
+	__u16 ip = next_hop & HOP_IPV6 ? sizeof(struct ipv6hdr) :
+		   next_hop & HOP_IPV4 ? sizeof(struct iphdr) :
+					 0;
+
+	if (next_hop & HOP_GRE)
+		return ip + sizeof(struct grehdr);
+	if (next_hop & HOP_GUE)
+		return ip + sizeof(struct udphdr) + sizeof(struct guehdr);
+	return ip;
+}
+
+/* The protocol that the outer IP header is to name. */
+static __always_inline __u8 carrier(const struct packet *packet, const struct target *to)
+{
+	if (to->next_hop & HOP_GRE)
+		return IPPROTO_GRE;
+	if (to->next_hop & HOP_GUE)
+		return IPPROTO_UDP;
+	return packet->ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
+}
+
+/*
+ * What stands between the outer IP header and the packet: of gre a header without
+ * options (RFC 2784, over IPv6 RFC 7676), of gue one of variant 0 without flags
+ * (draft-ietf-intarea-gue-09) in UDP. The UDP checksum is zero, over IPv6 as
+ * RFC 6935 allows tunnels: what is inside has its own.
+ */
+static __always_inline bool put_carrier(struct cursor *cur, const struct packet *packet,
+					const struct target *to)
+{
+	struct grehdr *gre;
+	struct guehdr *gue;
+	struct udphdr *udp;
+
+	if (to->next_hop & HOP_GRE) {
+		gre = take(cur, struct grehdr);
+		if (!gre)
+			return false;
+		gre->flags = 0;
+		gre->protocol = packet->ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+		return true;
+	}
+	udp = take(cur, struct udphdr);
+	gue = udp ? take(cur, struct guehdr) : NULL;
+	if (!gue)
+		return false;
+	/* RFC 6335: the ports that are nobody's. Routers and NICs spread by it. */
+	udp->source = bpf_htons(0xc000 | (to->hash & 0x3fff));
+	udp->dest = to->path->port;
+	udp->len = bpf_htons(packet->length + sizeof(*udp) + sizeof(*gue));
+	udp->check = 0;
+	*(__u8 *)gue = 0;
+	gue->protocol = packet->ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
+	gue->flags = 0;
+	return true;
+}
+
 /*
  * DSCP and ECN are copied to the outer header, which is RFC 2983's uniform model and
  * RFC 6040's normal mode.
  */
-static __always_inline enum verdict send_ipip4(struct xdp_md *ctx, const struct packet *packet,
-					       const struct target *to)
+static __always_inline enum verdict send_over_ipv4(struct xdp_md *ctx, const struct packet *packet,
+						   const struct target *to)
 {
+	__u16 size = overhead(to->next_hop);
 	struct cursor cur;
 	struct ethhdr *eth;
 	struct iphdr *ip;
+	__be32 vary;
 
-	if (!make_room(ctx, packet, sizeof(*ip)))
+	if (!make_room(ctx, packet, size))
 		return VERDICT_DROP_NO_ROOM;
 	cur.pos = (void *)(long)ctx->data;
 	cur.end = (void *)(long)ctx->data_end;
@@ -74,22 +136,28 @@ static __always_inline enum verdict send_ipip4(struct xdp_md *ctx, const struct 
 	address_frame(eth, to);
 	eth->h_proto = bpf_htons(ETH_P_IP);
 	memcpy(ip, to->path->outer, sizeof(*ip));
+	vary = to->path->vary & to->hash;
+	ip->saddr |= vary;
 	ip->tos = packet->tos;
-	ip->tot_len = bpf_htons(packet->length + sizeof(*ip));
-	ip->protocol = packet->ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
+	ip->tot_len = bpf_htons(packet->length + size);
+	ip->protocol = carrier(packet, to);
+	/* The bits of vary were zero: what they add to the address they add to the sum. */
 	ip->check = fold((__u32)ip->check + bpf_htons(ip->tos) + ip->tot_len +
-			 bpf_htons(ip->protocol));
+			 bpf_htons(ip->protocol) + (vary & 0xffff) + (vary >> 16));
+	if (to->next_hop & (HOP_GRE | HOP_GUE) && !put_carrier(&cur, packet, to))
+		return VERDICT_DROP_NO_ROOM;
 	return VERDICT_FORWARDED;
 }
 
-static __always_inline enum verdict send_ipip6(struct xdp_md *ctx, const struct packet *packet,
-					       const struct target *to)
+static __always_inline enum verdict send_over_ipv6(struct xdp_md *ctx, const struct packet *packet,
+						   const struct target *to)
 {
+	__u16 size = overhead(to->next_hop);
 	struct cursor cur;
 	struct ethhdr *eth;
 	struct ipv6hdr *ip;
 
-	if (!make_room(ctx, packet, sizeof(*ip)))
+	if (!make_room(ctx, packet, size))
 		return VERDICT_DROP_NO_ROOM;
 	cur.pos = (void *)(long)ctx->data;
 	cur.end = (void *)(long)ctx->data_end;
@@ -103,8 +171,11 @@ static __always_inline enum verdict send_ipip6(struct xdp_md *ctx, const struct 
 	memcpy(ip, to->path->outer, sizeof(*ip));
 	/* The hash's high bits chose the slot; routers may spread by the low ones (RFC 6438). */
 	ip->flow = bpf_htonl(6U << 28 | (__u32)packet->tos << 20 | (to->hash & 0xfffff));
-	ip->payload_len = bpf_htons(packet->length);
-	ip->nexthdr = packet->ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
+	ip->payload_len = bpf_htons(packet->length + size - sizeof(*ip));
+	ip->nexthdr = carrier(packet, to);
+	ip->saddr[3] |= to->path->vary & to->hash;
+	if (to->next_hop & (HOP_GRE | HOP_GUE) && !put_carrier(&cur, packet, to))
+		return VERDICT_DROP_NO_ROOM;
 	return VERDICT_FORWARDED;
 }
 

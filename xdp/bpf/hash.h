@@ -2,7 +2,8 @@
 /*
  * The flow hash: SipHash-1-3 (Aumasson, Bernstein) keyed with the service's secret, so that
  * nobody outside can aim flows at one backend. Every node must get the same: the message is
- * source address, source port, destination port, as they lie in the packet.
+ * source address, source port, destination port, as they lie in the packet. Of a
+ * service whose flows go by their source alone, the ports are taken for zero.
  */
 #ifndef HASH_H
 #define HASH_H
@@ -39,7 +40,8 @@ static __always_inline void siphash_word(struct siphash *h, __u64 word)
 	h->v0 ^= word;
 }
 
-static __always_inline __u64 flow_hash(const __u64 key[2], const struct packet *packet)
+static __always_inline __u64 flow_hash(const __u64 key[2], const struct packet *packet,
+					__u32 ports)
 {
 	__u64 k0 = key[0], k1 = key[1];
 	struct siphash h = {
@@ -53,9 +55,9 @@ static __always_inline __u64 flow_hash(const __u64 key[2], const struct packet *
 	if (packet->ipv6) {
 		siphash_word(&h, packet->source[0]);
 		siphash_word(&h, packet->source[1]);
-		siphash_word(&h, packet->ports | 20ULL << 56);
+		siphash_word(&h, ports | 20ULL << 56);
 	} else {
-		siphash_word(&h, packet->source[0] | (__u64)packet->ports << 32);
+		siphash_word(&h, packet->source[0] | (__u64)ports << 32);
 		siphash_word(&h, 8ULL << 56);
 	}
 	h.v2 ^= 0xff;

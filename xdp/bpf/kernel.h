@@ -21,6 +21,7 @@ typedef _Bool bool;
 
 #define SEC(name) __attribute__((section(name), used))
 #define __always_inline inline __attribute__((always_inline))
+#define __noinline __attribute__((noinline))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
@@ -33,6 +34,7 @@ enum { /* linux/bpf.h */
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
 
 	BPF_F_NO_PREALLOC = 1U << 0,
@@ -63,7 +65,12 @@ struct xdp_md {
 };
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
+					 __u64 flags) = (void *)2;
+static __u64 (*const bpf_ktime_get_ns)(void) = (void *)5;
 static long (*const bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
+static long (*const bpf_csum_diff)(__be32 *from, __u32 from_size, __be32 *to, __u32 to_size,
+				   __u32 seed) = (void *)28;
 static long (*const bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
 static long (*const bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void *)65;
 
@@ -72,10 +79,16 @@ static long (*const bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void 
 #define ETH_P_IPV6 0x86DD
 #define ETH_P_8021AD 0x88A8
 
+#define IPPROTO_ICMP 1
 #define IPPROTO_IPIP 4
 #define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define IPPROTO_IPV6 41
+#define IPPROTO_FRAGMENT 44
+#define IPPROTO_GRE 47
+#define IPPROTO_ICMPV6 58
+#define IPPROTO_SCTP 132
+#define IPPROTO_UDPLITE 136
 
 struct ethhdr {
 	__u8 h_dest[6];
@@ -96,6 +109,7 @@ struct iphdr {
 	__be32 daddr;
 };
 
+#define IP_DF 0x4000
 #define IP_MF 0x2000
 #define IP_OFFSET 0x1FFF
 
@@ -106,6 +120,43 @@ struct ipv6hdr {
 	__u8 hop_limit;
 	__be32 saddr[4];
 	__be32 daddr[4];
+};
+
+/* Hop-by-hop options, routing, destination options (RFC 8200). */
+struct extension {
+	__u8 nexthdr;
+	__u8 words; /* of 8 bytes, after the first */
+	__u8 rest[6];
+};
+
+struct fraghdr {
+	__u8 nexthdr;
+	__u8 reserved;
+	__be16 offset; /* in its low bit: more follow */
+	__be32 id;
+};
+
+struct icmphdr { /* also ICMPv6 */
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__be32 rest; /* an MTU, or an echo's identifier and number */
+};
+
+struct vlanhdr {
+	__be16 tag;
+	__be16 h_proto;
+};
+
+struct grehdr {
+	__be16 flags; /* and version */
+	__be16 protocol;
+};
+
+struct guehdr {
+	__u8 hlen : 5, control : 1, variant : 2; /* hlen: words that follow this one */
+	__u8 protocol;
+	__be16 flags;
 };
 
 struct udphdr {
@@ -129,6 +180,11 @@ struct tcphdr {
 _Static_assert(sizeof(struct ethhdr) == 14, "Ethernet header");
 _Static_assert(sizeof(struct iphdr) == 20, "IPv4 header");
 _Static_assert(sizeof(struct ipv6hdr) == 40, "IPv6 header");
+_Static_assert(sizeof(struct extension) == 8, "IPv6 extension header");
+_Static_assert(sizeof(struct fraghdr) == 8, "IPv6 fragment header");
+_Static_assert(sizeof(struct icmphdr) == 8, "ICMP header");
+_Static_assert(sizeof(struct grehdr) == 4, "GRE header");
+_Static_assert(sizeof(struct guehdr) == 4, "GUE header");
 _Static_assert(sizeof(struct udphdr) == 8, "UDP header");
 _Static_assert(sizeof(struct tcphdr) == 20, "TCP header");
 

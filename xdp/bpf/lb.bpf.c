@@ -3,52 +3,105 @@
  * A packet's journey
  *
  *   parse()   Ethernet, IPv4 or IPv6, TCP or UDP, into struct packet   (parse.h)
- *     |         another MAC, not IP, cut, ICMP, ... ------------------> pass
+ *     |         another MAC, not IP, cut -----------------------------> pass
+ *     |         VLAN tags, fragments, IPv6 extension headers, SCTP,
+ *     |         UDP-Lite, ICMP: parse_closer() instead   (closer.h)
+ *     |           none of these --------------------------------------> pass
+ *     |           a fragment's ports are remembered for the others
+ *     |           an ICMP error is taken for a packet of the flow
+ *     |           that it quotes a packet of
  *   choose()  (VIP, protocol, port) -> service: the one hash lookup
+ *     |         none, but there are ranges of ports: parse_closer()
  *     |         none of ours -----------------------------------------> pass
- *     |         a fragment, TTL at its end ---------------------------> drop
+ *     |         a ping -----------------------------------------------> back, answered
+ *     |         TTL at its end, a fragment of unknown ports, ICMP
+ *     |         errors that are false or too many --------------------> drop
  *     |       flow hash -> slot -> backend -> next hop   (hash.h)
  *     |         no backend, no neighbour -----------------------------> drop
- *   send()    other MACs, or an outer header besides   (encap.h)
- *     |         too big ----------------------------------------------> drop
+ *   send()    other MACs, or outer headers besides   (encap.h)
+ *     |         too big: the sender is told, within limits   (icmp.h) -> back, or drop
  *     v
- *   out by the interface it came by (XDP_TX) or by another (redirect)
+ *   out by the interface it came by (XDP_TX) or by another (redirect);
+ *   tagged as it came, then always by the one it came by   (vlan.h)
  *
  * Until a packet is known to be for a VIP it passes to the kernel untouched; only
  * after that may it be dropped. Every end is a verdict, and every verdict is
- * counted, in one place. Nothing is kept of a packet: which backend it goes to
- * follows from the service's table and the packet alone.
+ * counted, in one place. Nothing is kept of a packet but a first fragment's ports:
+ * which backend it goes to follows from the service's table and the packet alone.
  */
 #include "maps.h"
 #include "parse.h"
 #include "hash.h"
 #include "encap.h"
+#include "closer.h"
+#include "icmp.h"
+#include "vlan.h"
 
-static __always_inline enum verdict choose(const struct packet *packet, enum verdict parsed,
-					   struct target *to)
+/* What becomes of a packet for a VIP before a backend is chosen. finding: NULL without one. */
+static __always_inline enum verdict judge(const struct packet *packet, enum verdict parsed,
+					  const struct finding *finding, __u32 service)
+{
+	struct limit *limit;
+
+	if (unlikely(parsed != VERDICT_FORWARDED))
+		return parsed;
+	if (finding) {
+		if (finding->echo)
+			return VERDICT_ANSWERED_ECHO;
+		if (service == NO_SERVICE) /* found by the VIP alone */
+			return VERDICT_DROP_FRAGMENT;
+		if (finding->first)
+			remember(packet, finding);
+	}
+	if (packet->ttl <= 1)
+		return VERDICT_DROP_TTL_EXPIRED;
+	if (finding && finding->error) {
+		limit = bpf_map_lookup_elem(&limits, &service);
+		if (limit && !within_limit(&limit->passed))
+			return VERDICT_DROP_ICMP_LIMITED;
+	}
+	return VERDICT_FORWARDED;
+}
+
+static __always_inline enum verdict choose(struct packet *packet, enum verdict parsed,
+					   const struct finding *finding, struct target *to)
 {
 	__u32 *number = bpf_map_lookup_elem(&vips, &packet->vip);
 	struct service *service;
 	struct backend *backend;
 	struct slot_page *page;
 	struct table *table;
-	__u32 active, slot, index;
+	__u32 active, ports, slot, index;
+	enum verdict verdict;
 
-	if (!number)
+	if (!number && finding && packet->vip.family & ANY_PORT) {
+		packet->vip.family &= ~ANY_PORT;
+		packet->vip.protocol = 0;
+		number = bpf_map_lookup_elem(&vips, &packet->vip);
+	}
+	if (number) {
+		index = *number;
+	} else if (!finding) {
+		index = 0;
+		number = bpf_map_lookup_elem(&ranged, &index);
+		return number && *number ? LOOK_CLOSER : VERDICT_PASS_NOT_VIP;
+	} else if (!find_in_ranges(packet, &index)) {
 		return VERDICT_PASS_NOT_VIP;
-	if (unlikely(parsed != VERDICT_FORWARDED))
-		return parsed;
-	if (packet->ttl <= 1)
-		return VERDICT_DROP_TTL_EXPIRED;
+	}
+	verdict = judge(packet, parsed, finding, index);
+	if (verdict != VERDICT_FORWARDED)
+		return verdict;
 
-	index = *number;
+	to->service = index;
 	service = bpf_map_lookup_elem(&services, &index);
 	if (!service)
 		return VERDICT_DROP_NO_BACKEND;
-	active = READ_ONCE(service->active) & 1;
+	active = READ_ONCE(service->active);
+	ports = active & BY_SOURCE ? 0 : packet->ports;
+	active &= 1;
 	table = &service->table[active];
 
-	to->hash = flow_hash(service->key[active], packet);
+	to->hash = flow_hash(service->key[active], packet, ports);
 	if (traced) {
 		last.service = index;
 		last.hash = to->hash;
@@ -80,15 +133,12 @@ static __always_inline enum verdict choose(const struct packet *packet, enum ver
 static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet *packet,
 					 const struct target *to)
 {
-	if (to->next_hop & HOP_IPIP4) {
-		if (packet->length + sizeof(struct iphdr) > to->path->mtu)
+	if (to->next_hop & (HOP_IPV4 | HOP_IPV6)) {
+		if (packet->length + overhead(to->next_hop) > to->path->mtu)
 			return VERDICT_DROP_TOO_BIG;
-		return send_ipip4(ctx, packet, to);
-	}
-	if (to->next_hop & HOP_IPIP6) {
-		if (packet->length + sizeof(struct ipv6hdr) > to->path->mtu)
-			return VERDICT_DROP_TOO_BIG;
-		return send_ipip6(ctx, packet, to);
+		if (to->next_hop & HOP_IPV4)
+			return send_over_ipv4(ctx, packet, to);
+		return send_over_ipv6(ctx, packet, to);
 	}
 	/*
 	 * What came in by an interface fits when it leaves by it again, be it a
@@ -97,6 +147,62 @@ static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet
 	if (to->path->ifindex != self.ifindex && packet->length > to->path->mtu)
 		return VERDICT_DROP_TOO_BIG;
 	return send_l2(ctx, to);
+}
+
+/* The one end of all packets. */
+static __always_inline int conclude(enum verdict verdict, __u64 frame, const struct target *to,
+				    bool tagged)
+{
+	count(&verdicts, verdict, frame);
+	if (traced)
+		last.verdict = verdict;
+	if (verdict >= VERDICT_FIRST_DROP)
+		return XDP_DROP;
+	if (verdict == VERDICT_ANSWERED_ECHO || verdict == VERDICT_ANSWERED_TOO_BIG)
+		return XDP_TX;
+	if (verdict != VERDICT_FORWARDED)
+		return XDP_PASS;
+
+	count(&backend_counters, to->backend, frame);
+	if (tagged || to->path->ifindex == self.ifindex)
+		return XDP_TX;
+	return bpf_redirect(to->path->ifindex, 0);
+}
+
+/*
+ * The journey with the closer look, for what cannot do without. What it finds lies in
+ * a map and not on the stack: of a map's value the verifier keeps no track, so the many
+ * ways through parse_closer() are one from there on, and the program loads in an instant.
+ */
+static __noinline int look_closer(struct xdp_md *ctx)
+{
+	__u64 frame = ctx->data_end - ctx->data;
+	struct target to = {};
+	enum verdict verdict;
+	struct look *look;
+	__u32 zero = 0;
+
+	look = bpf_map_lookup_elem(&looks, &zero);
+	if (!look)
+		return XDP_ABORTED;
+	*look = (struct look){};
+	verdict = parse_closer(ctx, look);
+	if (verdict == VERDICT_FORWARDED || verdict >= VERDICT_FIRST_DROP)
+		verdict = choose(&look->packet, verdict, &look->finding, &to);
+	if (verdict != VERDICT_FORWARDED && verdict != VERDICT_ANSWERED_ECHO)
+		return conclude(verdict, frame, &to, false);
+
+	if (look->finding.tags_size && !untag(ctx, &look->finding))
+		return conclude(VERDICT_DROP_NO_ROOM, frame, &to, false);
+	if (verdict == VERDICT_ANSWERED_ECHO)
+		verdict = answer_echo(ctx, &look->packet, &look->finding);
+	else
+		verdict = send(ctx, &look->packet, &to);
+	if (verdict == VERDICT_DROP_TOO_BIG)
+		verdict = answer_too_big(ctx, &look->packet, &look->finding, &to);
+	if (look->finding.tags_size && !tag(ctx, &look->finding))
+		verdict = VERDICT_DROP_NO_ROOM;
+	return conclude(verdict, frame, &to, look->finding.tags_size);
 }
 
 SEC("xdp")
@@ -112,23 +218,14 @@ int balance(struct xdp_md *ctx)
 	 * 5.10's verifier loses it, and with it that a packet forwarded has a path.
 	 */
 	verdict = parse(ctx, &packet);
-	if (verdict == VERDICT_FORWARDED || verdict >= VERDICT_FIRST_DROP)
-		verdict = choose(&packet, verdict, &to);
+	if (verdict == VERDICT_FORWARDED)
+		verdict = choose(&packet, verdict, NULL, &to);
 	if (verdict == VERDICT_FORWARDED)
 		verdict = send(ctx, &packet, &to);
-
-	count(&verdicts, verdict, frame);
-	if (traced)
-		last.verdict = verdict;
-	if (verdict >= VERDICT_FIRST_DROP)
-		return XDP_DROP;
-	if (verdict != VERDICT_FORWARDED)
-		return XDP_PASS;
-
-	count(&backend_counters, to.backend, frame);
-	if (to.path->ifindex == self.ifindex)
-		return XDP_TX;
-	return bpf_redirect(to.path->ifindex, 0);
+	/* What is too big is still as it came. */
+	if (unlikely(verdict == LOOK_CLOSER || verdict == VERDICT_DROP_TOO_BIG))
+		return look_closer(ctx);
+	return conclude(verdict, frame, &to, false);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,12 +1,19 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* From the frame to the struct that everything after decides by. */
+/*
+ * From the frame to the struct that everything after decides by: of TCP and UDP in
+ * IPv4 or IPv6 without more ado. What is anything else is left to closer.h, so that
+ * it costs these nothing.
+ */
 #ifndef PARSE_H
 #define PARSE_H
 
 #include "maps.h"
 
+/* Not an end: the packet is one for closer.h. */
+#define LOOK_CLOSER VERDICT_MAX
+
 struct packet {
-	struct vip_key vip; /* where it goes; without ports for fragments and extension headers */
+	struct vip_key vip; /* where it goes; without port and protocol: the VIP itself */
 	__u64 source[2];    /* address, an IPv4 one in the first four bytes */
 	__u32 ports;	    /* source and destination as they lie in the header */
 	__u32 length;	    /* of the IP packet: the frame may be padded */
@@ -53,7 +60,7 @@ static __always_inline enum verdict parse_transport(struct cursor *cur, struct p
 			return VERDICT_PASS_MALFORMED;
 		packet->ports = *(__u32 *)udp;
 	} else {
-		return VERDICT_PASS_OTHER_PROTOCOL;
+		return LOOK_CLOSER;
 	}
 	/* Port, protocol and family in one store: the lookup reads them in one load. */
 	*(__u32 *)&packet->vip.port = packet->ports >> 16 | protocol << 16 | family << 24;
@@ -79,28 +86,10 @@ static __always_inline enum verdict parse_ipv4(struct cursor *cur, struct packet
 	packet->tos = ip->tos;
 	packet->ttl = ip->ttl;
 
-	/* Only the first fragment has ports: none can be hashed by them. */
-	if (unlikely(ip->frag_off & bpf_htons(IP_MF | IP_OFFSET))) {
-		packet->vip.family = 4;
-		return VERDICT_DROP_FRAGMENT;
-	}
+	if (unlikely(ip->frag_off & bpf_htons(IP_MF | IP_OFFSET)))
+		return LOOK_CLOSER;
 	cur->pos += header - sizeof(*ip); /* options: take() bounds what follows */
 	return parse_transport(cur, packet, 4, ip->protocol, packet->length - header);
-}
-
-static __always_inline bool is_extension(__u8 nexthdr)
-{
-	switch (nexthdr) {
-	case 0:	  /* hop-by-hop options */
-	case 43:  /* routing */
-	case 51:  /* authentication */
-	case 60:  /* destination options */
-	case 135: /* mobility */
-	case 139: /* HIP */
-	case 140: /* shim6 */
-		return true;
-	}
-	return false;
 }
 
 static __always_inline enum verdict parse_ipv6(struct cursor *cur, struct packet *packet)
@@ -122,17 +111,10 @@ static __always_inline enum verdict parse_ipv6(struct cursor *cur, struct packet
 	packet->tos = bpf_ntohs(*(__be16 *)ip) >> 4;
 	packet->ttl = ip->hop_limit;
 
-	if (unlikely(ip->nexthdr == 44 || is_extension(ip->nexthdr))) { /* 44: fragment header */
-		packet->vip.family = 6;
-		return ip->nexthdr == 44 ? VERDICT_DROP_FRAGMENT : VERDICT_DROP_IPV6_EXTENSION;
-	}
 	return parse_transport(cur, packet, 6, ip->nexthdr, packet->length - sizeof(*ip));
 }
 
-/*
- * VERDICT_FORWARDED: nothing speaks against it so far. A drop is to be taken for
- * one only if the packet is for a VIP.
- */
+/* VERDICT_FORWARDED: nothing speaks against it so far. */
 static __always_inline enum verdict parse(struct xdp_md *ctx, struct packet *packet)
 {
 	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
@@ -151,7 +133,7 @@ static __always_inline enum verdict parse(struct xdp_md *ctx, struct packet *pac
 		return parse_ipv6(&cur, packet);
 	case bpf_htons(ETH_P_8021Q):
 	case bpf_htons(ETH_P_8021AD):
-		return VERDICT_PASS_VLAN;
+		return LOOK_CLOSER;
 	}
 	return VERDICT_PASS_NOT_IP;
 }

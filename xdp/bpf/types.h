@@ -12,22 +12,27 @@
  */
 enum verdict {
 	VERDICT_FORWARDED,
+	VERDICT_ANSWERED_ECHO,	  /* a ping of a VIP */
+	VERDICT_ANSWERED_TOO_BIG, /* in place of the packet, an ICMP error to its sender */
 
 	VERDICT_PASS_OTHER_MAC, /* not for this interface: flooded, broadcast, multicast */
 	VERDICT_PASS_NOT_IP,
-	VERDICT_PASS_VLAN,
+	VERDICT_PASS_VLAN, /* more than two tags */
 	VERDICT_PASS_MALFORMED,
-	VERDICT_PASS_OTHER_PROTOCOL, /* neither TCP nor UDP: ICMP, tunnels */
+	VERDICT_PASS_OTHER_PROTOCOL, /* no ports, no ICMP echo request or error */
 	VERDICT_PASS_NOT_VIP,	     /* no service has this address, protocol and port */
 
 	VERDICT_FIRST_DROP,
-	VERDICT_DROP_FRAGMENT = VERDICT_FIRST_DROP, /* for a VIP, but its ports are elsewhere */
-	VERDICT_DROP_IPV6_EXTENSION,
+	VERDICT_DROP_FRAGMENT = VERDICT_FIRST_DROP, /* the one with its ports was not seen */
+	VERDICT_DROP_IPV6_EXTENSION,		    /* a header that is not walked, or too many */
 	VERDICT_DROP_TTL_EXPIRED,
 	VERDICT_DROP_NO_BACKEND,
 	VERDICT_DROP_NO_NEIGHBOUR, /* the backend's next hop has no known MAC address */
-	VERDICT_DROP_TOO_BIG,	   /* with its outer header, for the way to the backend */
+	VERDICT_DROP_TOO_BIG,	   /* for the way to the backend; its sender is not told */
 	VERDICT_DROP_NO_ROOM,	   /* the driver left no room for an outer header */
+	VERDICT_DROP_ICMP_MISMATCH, /* an error about a packet that the VIP did not send */
+	VERDICT_DROP_ICMP_FRAGMENT, /* an error about a fragment that has no ports */
+	VERDICT_DROP_ICMP_LIMITED,  /* more errors than the service is to get */
 
 	VERDICT_MAX,
 };
@@ -43,6 +48,8 @@ struct vip_key {
 	__u8 protocol;
 	__u8 family; /* 4 or 6: a mapped address in an IPv6 packet is not an IPv4 VIP's */
 };
+/* Beside the family: stands for all ports of the protocol, if one service has them by source. */
+#define ANY_PORT 0x10
 _Static_assert(sizeof(struct vip_key) == 20, "vip_key is shared with Go");
 
 #define NO_SERVICE 0xffffffff /* the value of a VIP's own entry */
@@ -54,6 +61,16 @@ struct table {
 	__u32 backends; /* entry of the backends array that a slot's 0 means */
 };
 
+/* The ranges of ports that a VIP has of a protocol. Those of a single port are in vips. */
+#define MOST_RANGES 16
+struct range {
+	__u16 first, last; /* host byte order */
+	__u32 service;	   /* 0: there are no more; else one more than its number */
+};
+struct ranges {
+	struct range range[MOST_RANGES];
+};
+
 /*
  * A service has two generations of everything that says where its flows go.
  * User space fills the one not in use, then turns active: a packet reads active
@@ -62,9 +79,10 @@ struct table {
 struct service {
 	__u64 key[2][2]; /* of the flow hash */
 	struct table table[2];
-	__u32 active; /* 0 or 1 */
+	__u32 active; /* 0 or 1, and beside it BY_SOURCE */
 	__u32 pad;
 };
+#define BY_SOURCE 2 /* the flow hash covers the source address alone */
 _Static_assert(sizeof(struct service) == 64, "service fills a cache line");
 
 struct slot {
@@ -84,12 +102,14 @@ struct path {
 	__u16 mtu;	/* of that interface */
 	__u32 ifindex;
 	/*
-	 * The outer header, ready but for what each packet brings: of IPv4 all
+	 * The outer IP header, ready but for what each packet brings: of IPv4 all
 	 * but tos, length, protocol and checksum, whose place holds the sum of
 	 * the rest; of IPv6 all but class, flow label, length and next header.
 	 */
 	__u32 outer[10];
-	__u32 pad[2];
+	__be32 vary; /* bits of the source address, zero above, that follow the flow */
+	__be16 port; /* UDP destination of gue */
+	__u16 pad;
 };
 _Static_assert(sizeof(struct path) == 60, "path is shared with Go");
 
@@ -100,14 +120,37 @@ _Static_assert(sizeof(struct path) == 60, "path is shared with Go");
  */
 #define HOP_RESOLVED (1ULL << 48)
 #define HOP_PATH_BIT 49 /* which of the two paths */
-#define HOP_IPIP4 (1ULL << 50) /* outer header to put on; neither: l2 */
-#define HOP_IPIP6 (1ULL << 51)
+#define HOP_IPV4 (1ULL << 50) /* outer header to put on; neither: l2 */
+#define HOP_IPV6 (1ULL << 51)
+#define HOP_GRE (1ULL << 52) /* what follows the outer IP header; neither: ipip */
+#define HOP_GUE (1ULL << 53)
 
 struct backend {
 	__u64 next_hop;
 	struct path path[2];
 };
 _Static_assert(sizeof(struct backend) == 128, "backend fills two cache lines");
+
+/* What first fragments are known by, and what the others need of them. */
+struct fragment_key {
+	__u64 source[2], destination[2];
+	__u32 id;
+	__u8 protocol; /* of IPv4 alone: IPv6's identification counts for all (RFC 8200, 4.5) */
+	__u8 family;
+	__u16 pad;
+};
+_Static_assert(sizeof(struct fragment_key) == 40, "fragment_key has no gaps");
+
+struct fragment {
+	__u64 until; /* ns since boot */
+	__u32 ports;
+	__u32 protocol;
+};
+
+/* When a service may be sent the next ICMP error, and may cause one: ns since boot. */
+struct limit {
+	__u64 passed, made;
+};
 
 struct counter {
 	__u64 packets;

@@ -1,0 +1,155 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// Backend is a backend's file, /etc/halfproxy/backend.yaml, that passed every
+// check, defaults filled in.
+type Backend struct {
+	Interfaces []string     // at least one
+	VIPs       []netip.Addr // at least one
+	Decap      []string     // DecapIPIP, DecapGRE and DecapGUE; none: packets come as they are
+	GUEPort    uint16
+	Sources    []netip.Prefix // at least one where there is a Decap
+	MSS        MSS
+	HTTP       HTTP
+}
+
+// What a backend can take off.
+const (
+	DecapIPIP = "ipip"
+	DecapGRE  = "gre"
+	DecapGUE  = "gue"
+)
+
+// MSS is what the MSS of SYN-ACKs is lowered to.
+type MSS struct {
+	Off   bool
+	Value uint16 // 0: what fits under the encapsulation
+}
+
+// backendFile is the shape on disk, as file is a node's.
+type backendFile struct {
+	section
+	Interfaces list[value] `yaml:"interfaces"` // required: the NICs that packets come in and answers leave by
+	VIPs       list[value] `yaml:"vips"`       // required: single addresses, both families may be mixed
+	Decap      listOrValue `yaml:"decap"`      // ipip, gre, gue, some of them in a list; or none; default: none
+	GUE        gueSection  `yaml:"gue"`        // of decap gue: the UDP port that it comes to; default: 6080
+	Sources    list[value] `yaml:"sources"`    // required with decap: prefixes of the load balancers; of no effect without
+	MSS        value       `yaml:"mss"`        // auto (what fits under the encapsulation), a number, off; default: auto
+	HTTP       httpSection `yaml:"http"`       // listen: health endpoint and metrics; default: 127.0.0.1:9871
+}
+
+// LoadBackend reads a backend's file at path. When something is wrong with what
+// it holds, the error is of type Errors and has all of it.
+func LoadBackend(path string) (Backend, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Backend{}, fmt.Errorf("read configuration: %w", err)
+	}
+	return ParseBackend(path, data)
+}
+
+// ParseBackend is LoadBackend for a file that is in memory, called name in errors.
+func ParseBackend(name string, data []byte) (Backend, error) {
+	report := &report{file: name}
+	shape := new(backendFile)
+	if !decodeInto(report, data, shape) {
+		return Backend{}, report.errors()
+	}
+	backend := checkBackend(report, shape)
+	if err := report.errors(); err != nil {
+		return Backend{}, err
+	}
+	return backend, nil
+}
+
+func checkBackend(r *report, f *backendFile) Backend {
+	var b Backend
+	some(r, f.Interfaces, "name the NICs that packets for the VIPs come in by")
+	b.Interfaces, _ = entries(r, f.Interfaces, parseInterface)
+	some(r, f.VIPs, "list the addresses that clients know")
+	b.VIPs, _ = entries(r, f.VIPs, parseOwnVIP)
+
+	b.Decap = decap(r, f.Decap)
+	if f.GUE.state == given && !slices.Contains(b.Decap, DecapGUE) {
+		r.at(f.GUE.place, "is of no effect without gue in decap: add that, or remove this")
+	}
+	port, _ := want(r, f.GUE.Port, lb.DefaultGUEPort, between(1, 65535))
+	b.GUEPort = uint16(port)
+
+	if len(b.Decap) > 0 {
+		some(r, f.Sources, "list the load balancers' addresses or networks, nobody else may send encapsulated packets")
+	}
+	b.Sources, _ = entries(r, f.Sources, parseSource)
+
+	b.MSS, _ = want(r, f.MSS, MSS{}, parseMSS)
+	b.HTTP.Listen, _ = want(r, f.HTTP.Listen, netip.MustParseAddrPort("127.0.0.1:9871"), parseListen)
+	return b
+}
+
+// decap reads a list of kinds, or the word none.
+func decap(r *report, l listOrValue) []string {
+	const none = "none"
+	kinds, places := entries(r, l.list, oneOf(DecapIPIP, DecapGRE, DecapGUE, none))
+	for i, kind := range kinds {
+		if kind == none && len(kinds) > 1 {
+			r.at(places[i], "%q is not alone: remove it, or all others", none)
+		} else if kind == none {
+			return nil
+		}
+	}
+	return kinds
+}
+
+// parseOwnVIP takes an address that the loopback device can be given.
+func parseOwnVIP(v value) (netip.Addr, error) {
+	if _, err := netip.ParsePrefix(v.text); err == nil {
+		return netip.Addr{}, errors.New("is a prefix: list its addresses one by one")
+	}
+	addr, err := parseAddress(v)
+	if err == nil && (addr.IsLoopback() || addr.IsLinkLocalUnicast()) {
+		return netip.Addr{}, errors.New("is not routed: a VIP must be an address that clients reach through routers")
+	}
+	return addr, err
+}
+
+// parseSource takes a prefix, or an address, which is one of its full length.
+func parseSource(v value) (netip.Prefix, error) {
+	if addr, err := netip.ParseAddr(v.text); err == nil {
+		return netip.PrefixFrom(addr, addr.BitLen()), unicast(addr)
+	}
+	prefix, err := netip.ParsePrefix(v.text)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, errors.New("is no prefix: write one such as 192.0.2.0/24 or 2001:db8::/64")
+	case prefix.Addr().Is4In6():
+		return netip.Prefix{}, errors.New("is an IPv4 prefix in IPv6 clothes: write it as 192.0.2.0/24")
+	case prefix != prefix.Masked():
+		return netip.Prefix{}, fmt.Errorf("has bits set behind its length: write %v, or the address alone", prefix.Masked())
+	}
+	return prefix, nil
+}
+
+// parseMSS takes auto, off, or what every host can do (RFC 9293, 3.7.1) to what
+// an IP packet can hold.
+func parseMSS(v value) (MSS, error) {
+	switch v.text {
+	case "auto":
+		return MSS{}, nil
+	case "off":
+		return MSS{Off: true}, nil
+	}
+	if v.kind != number {
+		return MSS{}, errors.New("is unknown: choose auto, off or a number without quotes")
+	}
+	n, err := between(536, 65495)(v)
+	return MSS{Value: uint16(n)}, err
+}

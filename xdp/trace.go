@@ -1,0 +1,300 @@
+package xdp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// Trace is what the program does with a flow's packets, and why.
+type Trace struct {
+	Verdict Verdict
+	Why     string // the verdict in words
+
+	Service     string     // empty: none was found
+	Hash        uint64     // of the flow
+	Slot, Slots uint32     // where the hash falls in the table; no Slots: it is empty
+	Backend     string     // that the slot holds; empty: none
+	Address     netip.Addr // of the backend
+	Forward     lb.Forward
+
+	// What leaves the node, of a packet that is forwarded.
+	Outer     Outer
+	NextHop   net.HardwareAddr
+	Interface string
+}
+
+// Outer is the outer header that a packet gets. Its zero value is none.
+type Outer struct {
+	Source, Destination netip.Addr
+	Ports               [2]uint16 // of an outer UDP header, source first
+}
+
+// Trace asks the program which backend a flow goes to: a packet of the flow, in
+// the middle of its life and as it would come in by the first interface, is put
+// through the program, loaded once more over the same tables. Neither the packet
+// nor its verdict is counted.
+func (d *Dataplane) Trace(protocol lb.Protocol, source, destination netip.AddrPort) (Trace, error) {
+	source, destination = unmap(source), unmap(destination)
+	if !source.IsValid() || !destination.IsValid() || source.Addr().Is4() != destination.Addr().Is4() {
+		return Trace{}, fmt.Errorf("trace from %s to %s: two addresses of one family are needed", source, destination)
+	}
+	if protocol != lb.TCP && protocol != lb.UDP {
+		return Trace{}, fmt.Errorf("trace %s: only tcp and udp have flows", protocol)
+	}
+	if d.TakingOver() {
+		return Trace{}, errors.New("trace: the program of the process before still forwards, by its own tables: ask again in some seconds")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store == nil {
+		return Trace{}, errors.New("trace: the data plane is closed")
+	}
+	at, err := d.firstPort()
+	if err != nil {
+		return Trace{}, err
+	}
+	program, err := newTracer(d.spec, d.store)
+	if err != nil {
+		return Trace{}, explainLoad(fmt.Errorf("load the program to be traced: %w", err))
+	}
+	defer program.Close()
+	if err := program.sit(at.mac, at.ifindex); err != nil {
+		return Trace{}, fmt.Errorf("tell the program to be traced its interface: %w", err)
+	}
+	frame := flowFrame(at.mac, protocol, source, destination)
+	a, err := program.ask(frame)
+	if err != nil {
+		return Trace{}, err
+	}
+	t := d.explain(a, at, protocol, destination)
+	t.departure(a, frame)
+	return t, nil
+}
+
+// none stands in a trace for what the packet has not come to.
+const none = ^uint32(0)
+
+// newTracer loads the program over the store's tables, but with counters of its
+// own. They are as small as can be: what is not there is not counted.
+func newTracer(spec *ebpf.CollectionSpec, s *store) (*instance, error) {
+	spec = spec.Copy()
+	tables := maps.Clone(s.maps)
+	for name, m := range spec.Maps {
+		if m.Type == ebpf.PerCPUArray {
+			delete(tables, name)
+			m.MaxEntries = 1
+		}
+	}
+	i, err := newInstance(spec, &store{maps: tables}, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.Last.Set(bpfTrace{Service: none, Slot: none, Backend: none}); err != nil {
+		return nil, errors.Join(err, i.Close())
+	}
+	return i, nil
+}
+
+// firstPort is where packets that are asked about come in.
+func (d *Dataplane) firstPort() (port, error) {
+	d.attached.Lock()
+	defer d.attached.Unlock()
+	if len(d.ports) == 0 {
+		return port{name: "lo", ifindex: 1}, nil
+	}
+	p := d.ports[0]
+	if p.lost != nil {
+		return port{}, fmt.Errorf("trace by way of %s: %w", p.name, p.lost)
+	}
+	return port{name: p.name, ifindex: p.ifindex, mac: p.mac}, nil
+}
+
+// explain puts names to what the program noted down.
+func (d *Dataplane) explain(a answer, at port, protocol lb.Protocol, destination netip.AddrPort) Trace {
+	t := Trace{Verdict: Verdict(a.trace.Verdict), Hash: a.trace.Hash}
+	s := d.serviceAt(a.trace.Service)
+	if s == nil {
+		t.Why = t.inWords(lb.Port{Protocol: protocol, Number: destination.Port()}, destination.Addr(), "")
+		return t
+	}
+	t.Service = s.name
+	entry := d.store.services[s.number]
+	if a.trace.Slot != none {
+		t.Slot, t.Slots = a.trace.Slot, entry.Table[entry.Active&1].Size
+	}
+	problem := ""
+	for b := range s.all() {
+		if b.entry() != a.trace.Backend {
+			continue
+		}
+		t.Backend, t.Address, t.Forward, problem = b.name, b.address, b.forward, b.problem
+		if r := d.hops.routes[b.address]; r != nil && r.looked && r.err == nil {
+			t.Interface = d.nameOf(r.via.ifindex)
+			if problem == "" {
+				problem = fmt.Sprintf("the MAC address of its next hop %s on %s is not known", r.via.address, t.Interface)
+			}
+		}
+	}
+	if a.action == xdpTX {
+		t.Interface = at.name
+	}
+	t.Why = t.inWords(lb.Port{Protocol: protocol, Number: destination.Port()}, destination.Addr(), problem)
+	return t
+}
+
+func (d *Dataplane) serviceAt(number uint32) *service {
+	for _, s := range d.services {
+		if s.number == number {
+			return s
+		}
+	}
+	return nil
+}
+
+// nameOf gives the name of an interface.
+func (d *Dataplane) nameOf(ifindex int) string {
+	if l := d.hops.links[ifindex]; l != nil {
+		return l.Name
+	}
+	return fmt.Sprintf("interface %d", ifindex)
+}
+
+// inWords says what the verdict means for the packet; problem is what keeps
+// packets from the backend.
+func (t Trace) inWords(p lb.Port, vip netip.Addr, problem string) string {
+	switch t.Verdict {
+	case Forwarded:
+		return fmt.Sprintf("slot %d of service %q holds backend %q", t.Slot, t.Service, t.Backend)
+	case NotVIP:
+		return fmt.Sprintf("no service has %s %s: the packet passes to the kernel", vip, p)
+	case NoBackend:
+		return fmt.Sprintf("service %q has no backend that can be used: the packet is dropped", t.Service)
+	case NoNeighbour:
+		return fmt.Sprintf("there is no way to backend %q: %s: the packet is dropped", t.Backend, problem)
+	case TooBig:
+		return fmt.Sprintf("even a small packet does not fit the way to backend %q: it is dropped", t.Backend)
+	}
+	return fmt.Sprintf("the program's verdict on the packet is %s", t.Verdict)
+}
+
+// departure reads what leaves the node off the packet itself.
+func (t *Trace) departure(a answer, in []byte) {
+	if t.Verdict != Forwarded {
+		t.Interface = ""
+		return
+	}
+	t.NextHop = net.HardwareAddr(slices.Clone(a.frame[:6]))
+	ip, outer := afterEthernet(a.frame), len(a.frame)-len(in)
+	switch {
+	case outer < ipv4Header:
+	case ip[0]>>4 == 4:
+		t.Outer.Source, t.Outer.Destination = netip.AddrFrom4([4]byte(ip[12:])), netip.AddrFrom4([4]byte(ip[16:]))
+		t.Outer.udp(ip[9], ip[ipv4Header:])
+	default:
+		t.Outer.Source, t.Outer.Destination = netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
+		t.Outer.udp(ip[6], ip[ipv6Header:])
+	}
+}
+
+// Ends gives source and destination as they are written, with ports where there
+// are any.
+func (o Outer) Ends() (source, destination string) {
+	if o.Ports == [2]uint16{} {
+		return o.Source.String(), o.Destination.String()
+	}
+	return netip.AddrPortFrom(o.Source, o.Ports[0]).String(), netip.AddrPortFrom(o.Destination, o.Ports[1]).String()
+}
+
+func (o *Outer) udp(protocol byte, header []byte) {
+	if protocol == byte(lb.UDP) {
+		o.Ports = [2]uint16{binary.BigEndian.Uint16(header), binary.BigEndian.Uint16(header[2:])}
+	}
+}
+
+// Lengths of headers without options.
+const (
+	ethernetHeader = 14
+	ipv4Header     = 20
+	ipv6Header     = 40
+	tcpHeader      = 20
+	udpHeader      = 8
+)
+
+// xdpTX is the action that sends a packet out by the interface it came by.
+const xdpTX = 3
+
+// afterEthernet is the IP packet in a frame, tagged or not.
+func afterEthernet(frame []byte) []byte {
+	at := ethernetHeader
+	for etherType := binary.BigEndian.Uint16(frame[at-2:]); etherType == 0x8100 || etherType == 0x88a8; {
+		at += 4
+		etherType = binary.BigEndian.Uint16(frame[at-2:])
+	}
+	return frame[at:]
+}
+
+// flowFrame is a packet of the flow without data, as a router would hand it on:
+// a TCP acknowledgement or a UDP datagram.
+func flowFrame(to [6]byte, protocol lb.Protocol, source, destination netip.AddrPort) []byte {
+	transport, sum := make([]byte, udpHeader), 6
+	if protocol == lb.TCP {
+		transport, sum = make([]byte, tcpHeader), 16
+		transport[12] = tcpHeader / 4 << 4
+		transport[13] = 0x10 // ACK
+		binary.BigEndian.PutUint16(transport[14:], 1<<15)
+	}
+	binary.BigEndian.PutUint16(transport, source.Port())
+	binary.BigEndian.PutUint16(transport[2:], destination.Port())
+	addresses := append(source.Addr().AsSlice(), destination.Addr().AsSlice()...)
+	if protocol == lb.UDP {
+		binary.BigEndian.PutUint16(transport[4:], udpHeader)
+	}
+	pseudo := append(slices.Clone(addresses), 0, byte(protocol), 0, byte(len(transport)))
+	binary.BigEndian.PutUint16(transport[sum:], checksum(append(pseudo, transport...)))
+
+	const ttl = 64
+	frame := append(slices.Clone(to[:]), 0x02, 0, 0, 0, 0, 0x01) // from a locally administered MAC address
+	if source.Addr().Is4() {
+		ip := make([]byte, ipv4Header)
+		ip[0] = 0x45
+		binary.BigEndian.PutUint16(ip[2:], uint16(ipv4Header+len(transport)))
+		ip[6] = 0x40 // don't fragment
+		ip[8], ip[9] = ttl, byte(protocol)
+		copy(ip[12:], addresses)
+		binary.BigEndian.PutUint16(ip[10:], checksum(ip))
+		frame = append(append(frame, 0x08, 0x00), ip...)
+	} else {
+		ip := make([]byte, ipv6Header)
+		ip[0] = 0x60
+		binary.BigEndian.PutUint16(ip[4:], uint16(len(transport)))
+		ip[6], ip[7] = byte(protocol), ttl
+		copy(ip[8:], addresses)
+		frame = append(append(frame, 0x86, 0xdd), ip...)
+	}
+	return append(frame, transport...)
+}
+
+// checksum is the Internet checksum (RFC 1071) of an even number of bytes.
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for i := 0; i < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for sum > 1<<16-1 {
+		sum = sum>>16 + sum&(1<<16-1)
+	}
+	return ^uint16(sum)
+}
+
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
