@@ -55,6 +55,19 @@ func (c *Client) Reload(ctx context.Context) error {
 	return err
 }
 
+// Trace asks where a flow goes, and why.
+func (c *Client) Trace(ctx context.Context, f Flow) (Trace, error) {
+	body, err := c.do(ctx, http.MethodGet, tracePath+"?"+f.query().Encode())
+	if err != nil {
+		return Trace{}, err
+	}
+	var t Trace
+	if err := json.Unmarshal(body, &t); err != nil {
+		return Trace{}, fmt.Errorf("read the trace from %s: %w: is the daemon of the same version as this program?", c.socket, err)
+	}
+	return t, nil
+}
+
 func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://halfproxy"+path, nil)
 	if err != nil {

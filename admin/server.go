@@ -26,6 +26,10 @@ type Config struct {
 	Ready    func() (reasons []string) // why it should not get traffic; none: ready
 	Gatherer prometheus.Gatherer
 
+	// Trace asks the program where a flow goes. It loads the program anew for
+	// each question: that is for those who may use the socket.
+	Trace func(Flow) (Trace, error)
+
 	// Reload takes the configuration file anew. Its error, on as many lines as
 	// there are faults, is shown to whoever asked. ctx ends when that one goes
 	// away, and when the server stops.
@@ -65,6 +69,7 @@ func New(cfg Config) (*Server, error) {
 		}
 		mux := s.reads(cfg)
 		mux.HandleFunc("POST /api/v1/reload", func(w http.ResponseWriter, r *http.Request) { s.reload(w, r, cfg.Reload) })
+		mux.HandleFunc("GET "+tracePath, func(w http.ResponseWriter, r *http.Request) { s.trace(w, r, cfg.Trace) })
 		s.add(l, mux)
 	}
 	return s, nil
@@ -170,6 +175,21 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request, reload func(cont
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) trace(w http.ResponseWriter, r *http.Request, trace func(Flow) (Trace, error)) {
+	query := r.URL.Query()
+	f, err := ParseFlow(query.Get("protocol"), query.Get("source"), query.Get("destination"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	t, err := trace(f)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	s.answer(w, http.StatusOK, t)
 }
 
 func (s *Server) answer(w http.ResponseWriter, code int, v any) {

@@ -48,7 +48,34 @@ func (l *Lab) claim() error {
 	if _, err := fmt.Fprint(lock, os.Getpid()); err != nil {
 		return err
 	}
-	return unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err
+	}
+	return l.mountPins()
+}
+
+// mountPins makes a BPF file system for this lab's nodes. It takes all that is
+// pinned there along when it goes.
+func (l *Lab) mountPins() error {
+	dir := pinDir(l.options)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("bpf", dir, "bpf", 0, "mode=0700"); err != nil {
+		return fmt.Errorf("mount a BPF file system on %s: %w", dir, err)
+	}
+	l.onClose(func() error { return unmountPins(l.options) })
+	return nil
+}
+
+func pinDir(o Options) string { return filepath.Join(o.Dir, "bpf") }
+
+func unmountPins(o Options) error {
+	err := unix.Unmount(pinDir(o), unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // nothing is mounted there
+		return nil
+	}
+	return err
 }
 
 // Clean removes what a lab with these options left behind when it could not
@@ -77,8 +104,8 @@ func Clean(o Options) error {
 	for _, name := range names {
 		errs = append(errs, killAll(filepath.Join(netnsDir, name)), netns.DeleteNamed(name))
 	}
-	if lock != nil {
-		errs = append(errs, os.RemoveAll(o.Dir)) // what has the lock file is a lab's
+	if lock != nil { // what has the lock file is a lab's
+		errs = append(errs, unmountPins(o), os.RemoveAll(o.Dir))
 	}
 	return errors.Join(errs...)
 }

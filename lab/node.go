@@ -69,7 +69,7 @@ func (n *Node) Start() error {
 	if n.process != nil && n.process.running() {
 		return nil
 	}
-	p, err := startProcess(n.ns, n.log, nil, n.lab.options.Binary, "run", "--config", n.config)
+	p, err := startProcess(n.ns, n.log, nil, n.lab.options.Binary, "run", "--config", n.config, "--pin", pinDir(n.lab.options))
 	if err != nil {
 		return err
 	}
@@ -77,8 +77,8 @@ func (n *Node) Start() error {
 	return nil
 }
 
-// Kill ends the process as a crash does (SIGKILL) and returns when it is gone,
-// its program with it.
+// Kill ends the process as a crash does (SIGKILL) and returns when it is gone.
+// Its program stays, and forwards what still comes.
 func (n *Node) Kill() error {
 	return n.dismiss().kill()
 }

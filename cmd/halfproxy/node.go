@@ -33,6 +33,10 @@ import (
 // several hops takes longer.
 const linger = 2 * time.Second
 
+// hold is how long the program of a process before goes on by its tables at the
+// most while backends are not judged: as long as verdicts stay in a partition.
+const hold = 15 * time.Second
+
 // What control asks of its subsystems, they do.
 var (
 	_ control.Dataplane = (*xdp.Dataplane)(nil)
@@ -61,7 +65,7 @@ type node struct {
 // newNode makes the parts of a node, and reports at once what keeps it from
 // running: a missing capability, a taken port. The program sits on its
 // interfaces when it returns and passes every packet until there are tables.
-func newNode(cfg config.Config, log *slog.Logger) (_ *node, err error) {
+func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	prometheus.WrapRegistererWith(prometheus.Labels{"version": version}, registry).MustRegister(
@@ -71,19 +75,19 @@ func newNode(cfg config.Config, log *slog.Logger) (_ *node, err error) {
 	n := &node{log: log, started: time.Now(), cfg: cfg}
 	defer func() {
 		if err != nil {
-			n.close()
+			n.leave()
 		}
 	}()
 	n.admin, err = admin.New(admin.Config{
 		Listen: cfg.HTTP.Listen, Socket: cfg.Admin.Socket,
-		Status: n.status, Health: n.unhealthy, Ready: n.unready, Reload: n.reload,
+		Status: n.status, Health: n.unhealthy, Ready: n.unready, Trace: n.trace, Reload: n.reload,
 		Gatherer: registry, Log: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	n.dataplane, err = xdp.New(xdp.Config{
-		Interfaces: cfg.Node.Interfaces, Mode: xdpModes[cfg.Node.XDPMode], Log: log, Registerer: registry,
+		Interfaces: cfg.Node.Interfaces, Mode: xdpModes[cfg.Node.XDPMode], Pin: pin, Log: log, Registerer: registry,
 	})
 	if err != nil {
 		return nil, err
@@ -143,6 +147,7 @@ func (n *node) run(ctx context.Context) error {
 	}
 	n.control.SetServices(n.cfg.Services)
 	start("data plane", n.dataplane.Run)
+	start("takeover", n.takeOver)
 	start("health checks", n.checker.Run)
 	start("control", n.control.Run)
 	start("news", n.passNews)
@@ -187,15 +192,57 @@ func (n *node) passNews(ctx context.Context) error {
 	}
 }
 
+// takeOver waits until our tables are as whole as those of the process before,
+// by which packets are forwarded until then.
+func (n *node) takeOver(ctx context.Context) error {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for n.dataplane.TakingOver() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		in, judged := tables(n.control.Status())
+		if !in || !judged && time.Since(n.started) < hold {
+			continue
+		}
+		if err := n.dataplane.TakeOver(); err != nil {
+			n.log.Error("program not taken over, will retry", "err", err)
+			ticker.Reset(time.Second)
+		}
+	}
+	return nil
+}
+
+// tables says whether every service's table is in, and whether each was built
+// with a verdict on every backend.
+func tables(st control.Status) (in, judged bool) {
+	in, judged = st.Config != 0, true
+	for _, s := range st.Services {
+		in = in && s.Table != 0
+		for _, b := range s.Backends {
+			judged = judged && b.State != lb.Unknown
+		}
+	}
+	return in, judged
+}
+
 // close gives back what newNode took hold of. The parts no longer run.
-func (n *node) close() {
+func (n *node) close() { n.end((*xdp.Dataplane).Close) }
+
+// leave is close as for a crash: what is pinned goes on forwarding, and the next
+// process takes it over.
+func (n *node) leave() { n.end((*xdp.Dataplane).Leave) }
+
+func (n *node) end(end func(*xdp.Dataplane) error) {
 	if n.admin != nil {
 		n.admin.Close()
 	}
 	if n.dataplane == nil {
 		return
 	}
-	if err := n.dataplane.Close(); err != nil {
+	if err := end(n.dataplane); err != nil {
 		n.log.Error("data plane left something behind", "err", err)
 	}
 }

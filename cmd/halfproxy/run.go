@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -13,34 +14,47 @@ import (
 	"github.com/halfproxy/halfproxy/config"
 )
 
+// defaultPins is where the programs of this host's nodes are pinned.
+const defaultPins = "/sys/fs/bpf/halfproxy"
+
 func runCommand() *cobra.Command {
-	var path string
+	var path, pin string
 	level := slog.LevelInfo
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run a load balancer node in the foreground; SIGHUP reloads, SIGTERM withdraws and stops",
-		Args:  cobra.NoArgs,
+		Long: `Run a load balancer node in the foreground; SIGHUP reloads, SIGTERM withdraws and stops.
+
+When the process ends in any other way, by a crash or by SIGKILL, its program
+stays on the interfaces and forwards by the tables it has. The next run of a node
+of the same name takes it over without losing a packet. For this the program is
+pinned in a BPF file system; without one it ends with the process.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-			return runNode(cmd.Context(), path, log)
+			return runNode(cmd.Context(), path, pin, log)
 		},
 	}
 	configFlag(cmd, &path)
+	cmd.Flags().StringVar(&pin, "pin", defaultPins,
+		"`DIR` for the pins of this host's nodes, in a BPF file system; empty: the program ends with the process")
 	cmd.Flags().TextVar(&level, "log-level", level, "what to log: debug, info, warn or error")
 	return cmd
 }
 
 // runNode runs a node until ctx ends.
-func runNode(ctx context.Context, path string, log *slog.Logger) error {
+func runNode(ctx context.Context, path, pin string, log *slog.Logger) error {
 	cfg, err := config.Load(path)
 	if err != nil {
 		return err
 	}
-	n, err := newNode(cfg, log)
+	if pin != "" {
+		pin = filepath.Join(pin, cfg.Node.Name)
+	}
+	n, err := newNode(cfg, pin, log)
 	if err != nil {
 		return err
 	}
-	defer n.close()
 	n.load = func() (config.Config, error) { return config.Load(path) }
 
 	hangup := make(chan os.Signal, 1)
@@ -60,7 +74,13 @@ func runNode(ctx context.Context, path string, log *slog.Logger) error {
 	}()
 
 	log.Info("node starts", "node", cfg.Node.Name, "version", version, "services", len(cfg.Services))
-	if err := n.run(ctx); err != nil {
+	err = n.run(ctx)
+	if err != nil && ctx.Err() == nil {
+		n.leave() // nobody asked for an end
+	} else {
+		n.close()
+	}
+	if err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Node.Name, err)
 	}
 	log.Info("node stopped", "node", cfg.Node.Name)

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/halfproxy/halfproxy/control"
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+func TestAProgramIsTakenOverOnceTablesAreInAndWhole(t *testing.T) {
+	service := func(table lb.Digest, states ...lb.State) control.ServiceStatus {
+		s := control.ServiceStatus{Table: table}
+		for _, state := range states {
+			s.Backends = append(s.Backends, control.BackendStatus{State: state})
+		}
+		return s
+	}
+	for _, tt := range []struct {
+		name       string
+		status     control.Status
+		in, judged bool
+	}{
+		{"before the first step", control.Status{}, false, true},
+		{"nothing to serve", control.Status{Config: 1}, true, true},
+		{"tables not applied", control.Status{Config: 1, Services: []control.ServiceStatus{service(1, lb.Up), service(0, lb.Up)}}, false, true},
+		{"a backend not judged", control.Status{Config: 1, Services: []control.ServiceStatus{service(1, lb.Up, lb.Unknown), service(2, lb.Up)}}, true, false},
+		{"all judged, not all up", control.Status{Config: 1, Services: []control.ServiceStatus{service(1, lb.Up, lb.Down, lb.Drained)}}, true, true},
+	} {
+		if in, judged := tables(tt.status); in != tt.in || judged != tt.judged {
+			t.Errorf("%s: got in %t, judged %t, want %t, %t", tt.name, in, judged, tt.in, tt.judged)
+		}
+	}
+}
