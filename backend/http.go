@@ -1,0 +1,102 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// health is the answer of /healthz, as a load balancer node gives it.
+type health struct {
+	Status  string   `json:"status"`  // "ok" or "unhealthy"
+	Reasons []string `json:"reasons"` // why it is not ok
+}
+
+func listen(address netip.AddrPort) (net.Listener, error) {
+	network := "tcp"
+	if address.Addr().Is4() {
+		network = "tcp4" // or 0.0.0.0 would mean IPv6 as well
+	}
+	l, err := net.Listen(network, address.String())
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("http.listen: %w: another program has the port: stop it (`ss -ltnp` names it) or change http.listen", err)
+	case err != nil:
+		return nil, fmt.Errorf("http.listen: %w: change http.listen", err)
+	}
+	return l, nil
+}
+
+// serve answers until ctx ends.
+func (b *Backend) serve(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", b.answerHealth)
+	if b.gatherer != nil {
+		mux.Handle("GET /metrics", promhttp.HandlerFor(b.gatherer, promhttp.HandlerOpts{
+			ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelWarn),
+			// One counter that cannot be read must not hide all others.
+			ErrorHandling: promhttp.ContinueOnError,
+		}))
+	}
+	server := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelError),
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		if server.Shutdown(last) != nil {
+			server.Close()
+		}
+	})
+	err := server.Serve(b.listener)
+	if !stop() {
+		<-stopped // answers under way are finished
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve on %s: %w", b.listener.Addr(), err)
+}
+
+func (b *Backend) answerHealth(w http.ResponseWriter, _ *http.Request) {
+	h, code := health{"ok", []string{}}, http.StatusOK
+	if reasons := b.Unhealthy(); len(reasons) > 0 {
+		h, code = health{"unhealthy", reasons}, http.StatusServiceUnavailable
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	if err := json.NewEncoder(w).Encode(h); err != nil {
+		b.log.Debug("answer not delivered", "err", err)
+	}
+}
+
+// healthGauge is /healthz for Prometheus.
+func healthGauge(b *Backend) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "halfproxy_backend_healthy", Help: "1 while VIPs, programs and sysctls are as they have to be.",
+	}, func() float64 {
+		if len(b.Unhealthy()) > 0 {
+			return 0
+		}
+		return 1
+	})
+}
