@@ -38,7 +38,12 @@ func TestExitCodesTellUsageFromFailure(t *testing.T) {
 		{"check --config " + missing, exitNo, missing},
 		{"run --config " + missing, exitNo, missing},
 		{"status --socket " + missing, exitNo, missing},
-		{"lab --forward pigeon", exitNo, `--forward "pigeon" is unknown: use l2 or ipip`},
+		{"trace tcp 198.51.100.7:1", exitUsage, "accepts 3 arg(s)"},
+		{"trace icmp 198.51.100.7:1 203.0.113.10:80", exitUsage, `protocol "icmp" is unknown`},
+		{"trace tcp 198.51.100.7 203.0.113.10:80", exitUsage, "no address with a port"},
+		{"trace tcp 198.51.100.7:1 [2001:db8::10]:80", exitUsage, "different families"},
+		{"trace tcp 198.51.100.7:1 203.0.113.10:80 --socket " + missing, exitNo, missing},
+		{"lab --forward pigeon", exitNo, `--forward "pigeon" is unknown: use one of [l2 ipip gre gue]`},
 		{"lab --router carp", exitNo, `router "carp" is unknown`},
 	} {
 		stdout, stderr, code := call(t, strings.Fields(tt.args)...)
