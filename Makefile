@@ -21,7 +21,7 @@ generate: ## rebuild the BPF objects and what is generated from them (clang 19)
 
 # One package at a time: the end-to-end tests measure how fast nodes react.
 test: ## run every test, with the race detector; as root, else the kernel's are skipped
-	scripts/need gcc libc6-dev frr bird2
+	scripts/need gcc libc6-dev frr bird2 iproute2 ethtool
 	CGO_ENABLED=1 go test -race -p 1 -timeout 30m ./...
 
 lint: $(GOLANGCI) ## go vet and golangci-lint
