@@ -48,9 +48,11 @@ type story struct {
 
 	// What the summary counts.
 	died     int // failed requests that a backend's death explains
-	moved    int // failed requests that were under way when their slot moved
 	complete int // downloads
 	lost     int // downloads, with their backend
+
+	// While a backend returned: requests under way then may have lost theirs.
+	returned, settled time.Time
 }
 
 func (s *story) tell(ctx context.Context) error {
@@ -218,8 +220,9 @@ func (s *story) backendDies(ctx context.Context) error {
 	if err := s.pause(ctx, 2*time.Second); err != nil {
 		return err
 	}
-	s.moved = len(failures(s.load.between(begin, settled)))
-	s.say("Its share of all connections moved to it at once; requests under way just then that broke: %d.", s.moved)
+	s.returned, s.settled = begin, settled
+	s.say("Its share of all connections moved to it at once; requests under way just then that broke: %d.",
+		len(failures(s.load.between(begin, settled))))
 	asked = s.load.since(settled)
 	s.judge(asked)
 	s.say("Since then %d requests, %d failed; %s.", len(asked), len(failures(asked)), s.shares(byBackend(asked)))
@@ -230,9 +233,11 @@ func (s *story) summary(context.Context) error {
 	s.load.stop()
 	asked := s.load.since(time.Time{})
 	failed := failures(asked)
+	// Once more: one that broke in silence has only now used up its patience.
+	moved := len(failures(s.load.between(s.returned, s.settled)))
 	s.say("Done. Of %d requests %d failed: %d while a dead backend was not yet known to be dead, %d under way when",
-		len(asked), len(failed), s.died, s.moved)
-	s.more("their backend changed because one returned, %d at any other time.", len(failed)-s.died-s.moved)
+		len(asked), len(failed), s.died, moved)
+	s.more("their backend changed because one returned, %d at any other time.", len(failed)-s.died-moved)
 	s.more("Of %d downloads %d are complete; %d broke with their backend, %d for any other reason.",
 		2*downloads, s.complete, s.lost, 2*downloads-s.complete-s.lost)
 	return nil
