@@ -558,7 +558,7 @@ func occupy(t *testing.T, ns *netns.NS, network, address string) {
 func TestMain(m *testing.M) {
 	network, address, occupied := strings.Cut(os.Getenv("HPTEST_OCCUPY"), " ")
 	if !occupied {
-		os.Exit(m.Run())
+		os.Exit(runTests(m))
 	}
 	var err error
 	if network == "udp" {
@@ -576,6 +576,21 @@ func TestMain(m *testing.M) {
 	}
 	fmt.Fprintln(os.Stderr, "occupy:", err)
 	os.Exit(1)
+}
+
+// runTests takes away what iproute2 leaves behind: where there is no BPF file
+// system it mounts one to load a program.
+func runTests(m *testing.M) int {
+	const dir = "/sys/fs/bpf"
+	before := inBPFFS(dir)
+	code := m.Run()
+	if !before && inBPFFS(dir) {
+		if err := unix.Unmount(dir, 0); err != nil {
+			fmt.Fprintf(os.Stderr, "unmount %s: %v\n", dir, err)
+			return 1
+		}
+	}
+	return code
 }
 
 func must(t testing.TB, err error) {
