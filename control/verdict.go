@@ -12,9 +12,9 @@ const (
 	// of the heartbeats it sends twice a second. memberlist's own liveness is
 	// not asked, an isolated node is slow to see that it is one.
 	silence = 2 * time.Second
-	// partitionHold is how long verdicts stay as they were when fewer than a
+	// PartitionHold is how long verdicts stay as they were when fewer than a
 	// majority of the cluster is in sight. After it those in sight decide.
-	partitionHold = 15 * time.Second
+	PartitionHold = 15 * time.Second
 )
 
 // judgement is what the members in sight hold of one target.
@@ -89,7 +89,7 @@ func (j *jury) decide(targets []lb.TargetID, records []lb.Record, now time.Time)
 	} else if j.lost.IsZero() {
 		j.lost = now
 	}
-	frozen = !j.lost.IsZero() && now.Sub(j.lost) < partitionHold
+	frozen = !j.lost.IsZero() && now.Sub(j.lost) < PartitionHold
 	if frozen {
 		verdicts = make([]judgement, len(targets))
 		for i, t := range targets {

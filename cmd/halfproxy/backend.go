@@ -8,8 +8,6 @@ import (
 	"os"
 	"slices"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"github.com/halfproxy/halfproxy/backend"
@@ -19,18 +17,17 @@ import (
 
 func backendCommand() *cobra.Command {
 	var path string
-	level := slog.LevelInfo
+	var log func() *slog.Logger
 	cmd := &cobra.Command{
 		Use:   "backend",
 		Short: "Make this host a backend: VIPs, ARP, decapsulation, MSS; SIGTERM takes it all back",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-			return runBackend(cmd.Context(), path, log)
+			return runBackend(cmd.Context(), path, log())
 		},
 	}
+	log = logFlag(cmd)
 	cmd.Flags().StringVar(&path, "config", "/etc/halfproxy/backend.yaml", "configuration `FILE`")
-	cmd.Flags().TextVar(&level, "log-level", level, "what to log: debug, info, warn or error")
 	return cmd
 }
 
@@ -40,11 +37,7 @@ func runBackend(ctx context.Context, path string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	prometheus.WrapRegistererWith(prometheus.Labels{"version": version}, registry).MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "halfproxy_build_info", Help: "Always 1; the labels tell what runs."},
-			func() float64 { return 1 }))
+	registry := newRegistry()
 
 	settings := backend.Config{
 		Interfaces: cfg.Interfaces,

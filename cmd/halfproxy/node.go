@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/halfproxy/halfproxy/admin"
@@ -32,10 +30,6 @@ import (
 // withdrawn. Routers take some 100 ms to send packets elsewhere; a fabric of
 // several hops takes longer.
 const linger = 2 * time.Second
-
-// hold is how long the program of a process before goes on by its tables at the
-// most while backends are not judged: as long as verdicts stay in a partition.
-const hold = 15 * time.Second
 
 // What control asks of its subsystems, they do.
 var (
@@ -66,11 +60,7 @@ type node struct {
 // running: a missing capability, a taken port. The program sits on its
 // interfaces when it returns and passes every packet until there are tables.
 func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err error) {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	prometheus.WrapRegistererWith(prometheus.Labels{"version": version}, registry).MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "halfproxy_build_info", Help: "Always 1; the labels tell what runs."},
-			func() float64 { return 1 }))
+	registry := newRegistry()
 
 	n := &node{log: log, started: time.Now(), cfg: cfg}
 	defer func() {
@@ -193,7 +183,8 @@ func (n *node) passNews(ctx context.Context) error {
 }
 
 // takeOver waits until our tables are as whole as those of the process before,
-// by which packets are forwarded until then.
+// by which packets are forwarded until then. Where backends are not judged it
+// waits as long as verdicts stay as they were in a partition.
 func (n *node) takeOver(ctx context.Context) error {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
@@ -204,7 +195,7 @@ func (n *node) takeOver(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		in, judged := tables(n.control.Status())
-		if !in || !judged && time.Since(n.started) < hold {
+		if !in || !judged && time.Since(n.started) < control.PartitionHold {
 			continue
 		}
 		if err := n.dataplane.TakeOver(); err != nil {

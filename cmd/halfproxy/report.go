@@ -20,9 +20,9 @@ func (n *node) status() admin.Status {
 	if err != nil {
 		n.log.Error("packet counters not read", "err", err)
 	}
-	lastErrors := make(map[lb.TargetID]string)
+	lastErrors := make(map[[2]string]string) // by service and backend
 	for _, r := range n.checker.Results() {
-		lastErrors[r.Target.ID()] = r.LastError
+		lastErrors[[2]string{r.Target.Service, r.Target.Backend}] = r.LastError
 	}
 
 	s := admin.Status{
@@ -54,14 +54,12 @@ func (n *node) status() admin.Status {
 		for _, p := range service.Ports {
 			out.Ports = append(out.Ports, p.String())
 		}
-		targets := service.Service.Targets()
 		for _, b := range service.Backends {
 			traffic := stats.Services[service.Name].Backends[b.Name]
-			i := slices.IndexFunc(targets, func(t lb.Target) bool { return t.Backend == b.Name })
 			out.Backends = append(out.Backends, admin.Backend{
 				Name: b.Name, Address: b.Address, Weight: b.Weight, State: b.State.String(),
 				HealthyObservers: b.Up, Observers: b.Observers,
-				Packets: traffic.Packets, Bytes: traffic.Bytes, LastError: lastErrors[targets[i].ID()],
+				Packets: traffic.Packets, Bytes: traffic.Bytes, LastError: lastErrors[[2]string{service.Name, b.Name}],
 			})
 		}
 		s.Services = append(s.Services, out)

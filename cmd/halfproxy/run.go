@@ -19,7 +19,7 @@ const defaultPins = "/sys/fs/bpf/halfproxy"
 
 func runCommand() *cobra.Command {
 	var path, pin string
-	level := slog.LevelInfo
+	var log func() *slog.Logger
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run a load balancer node in the foreground; SIGHUP reloads, SIGTERM withdraws and stops",
@@ -31,14 +31,13 @@ of the same name takes it over without losing a packet. For this the program is
 pinned in a BPF file system; without one it ends with the process.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
-			return runNode(cmd.Context(), path, pin, log)
+			return runNode(cmd.Context(), path, pin, log())
 		},
 	}
 	configFlag(cmd, &path)
+	log = logFlag(cmd)
 	cmd.Flags().StringVar(&pin, "pin", defaultPins,
 		"`DIR` for the pins of this host's nodes, in a BPF file system; empty: the program ends with the process")
-	cmd.Flags().TextVar(&level, "log-level", level, "what to log: debug, info, warn or error")
 	return cmd
 }
 
