@@ -50,6 +50,8 @@ type Cluster struct {
 	InSight int  `json:"in_sight"` // members whose observations count now
 	Size    int  `json:"size"`     // members there should be
 	Frozen  bool `json:"frozen"`   // too few in sight: verdicts stay as they were
+	// Members whose observations are no votes: they see most backends down that the others see up.
+	Blind List[string] `json:"blind"`
 }
 
 // Member is a load balancer node of the cluster, this one included.

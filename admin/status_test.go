@@ -52,7 +52,7 @@ func troubled() admin.Status {
 				{Name: "eth1"},
 			},
 		},
-		Cluster: admin.Cluster{InSight: 1, Size: 3, Frozen: true},
+		Cluster: admin.Cluster{InSight: 1, Size: 3, Frozen: true, Blind: []string{"lb3"}},
 		Members: []admin.Member{
 			{Name: "lb1", Address: ipPort("10.0.1.1:7946"), State: "alive", ConfigDigest: "8c1d3f0a52b7e946"},
 			{Name: "lb2", Address: ipPort("[2001:db8:1::2]:7946"), State: "dead"},

@@ -135,6 +135,9 @@ func (p *printer) bgp(s Status) {
 
 func (p *printer) members(s Status) {
 	p.heading("MEMBERS", share(s.Cluster.InSight, max(s.Cluster.Size, len(s.Members)), "in sight"))
+	for _, name := range s.Cluster.Blind {
+		p.field("blind", yellow, name+" sees most backends down that the others see up: it does not vote")
+	}
 	if s.Cluster.Frozen {
 		p.field("verdicts", red, "frozen as they were: too few members in sight for a majority")
 	}

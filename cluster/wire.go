@@ -82,6 +82,12 @@ var refusals = []refusal{
 	refusedCapacity, refusedConflict, refusedKey, refusedLabel, refusedOverload,
 }
 
+// The flags of a report.
+const (
+	flagLeaving = 1 << iota
+	flagSettled
+)
+
 // version orders the records of one member.
 type version struct{ boot, sequence uint64 }
 
@@ -190,11 +196,14 @@ func encodeReport(report lb.Report) ([]byte, error) {
 		return nil, fmt.Errorf("%d tables: at most %d can be told", len(report.Tables), math.MaxUint16)
 	}
 	var b []byte
+	var flags uint8
 	if report.Leaving {
-		b = append(b, 1)
-	} else {
-		b = append(b, 0)
+		flags |= flagLeaving
 	}
+	if report.Settled {
+		flags |= flagSettled
+	}
+	b = append(b, flags)
 	b = binary.BigEndian.AppendUint64(b, uint64(report.Config))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(report.Tables)))
 	for _, service := range slices.Sorted(maps.Keys(report.Tables)) {
@@ -404,10 +413,10 @@ func (r *reader) report() lb.Report {
 		return lb.Report{}
 	}
 	flags := r.uint8()
-	if flags > 1 {
+	if flags&^(flagLeaving|flagSettled) != 0 {
 		r.fail(refusedMalformed)
 	}
-	report := lb.Report{Leaving: flags == 1, Config: lb.Digest(r.uint64())}
+	report := lb.Report{Leaving: flags&flagLeaving != 0, Settled: flags&flagSettled != 0, Config: lb.Digest(r.uint64())}
 
 	previous := ""
 	for range r.uint16() {

@@ -38,7 +38,7 @@ func mustRecord(t testing.TB, member string, v version, report lb.Report) *recor
 
 func TestEveryMessageSurvivesTheWire(t *testing.T) {
 	rec := mustRecord(t, "lb1", version{3, 4}, sample(9))
-	leaving := mustRecord(t, "lb2", version{math.MaxInt64, 1}, lb.Report{Leaving: true})
+	leaving := mustRecord(t, "lb2", version{math.MaxInt64, 1}, lb.Report{Leaving: true, Settled: true})
 	for _, m := range []interface{ encode() []byte }{
 		heartbeat{"lb1", version{1, 0}},
 		news{rec},
@@ -64,13 +64,13 @@ func TestEveryMessageSurvivesTheWire(t *testing.T) {
 // talk to each other during an upgrade.
 func TestTheFormatOfARecordStaysAsItIs(t *testing.T) {
 	got := hex.EncodeToString(relay{258 * time.Millisecond, mustRecord(t, "lb1", version{5, 6}, lb.Report{
-		Config: 0xc0, Tables: map[string]lb.Digest{"web": 0xd0, "dns": 0xd1}, Leaving: true,
+		Config: 0xc0, Tables: map[string]lb.Digest{"web": 0xd0, "dns": 0xd1}, Leaving: true, Settled: true,
 		Observations: []lb.Observation{{Target: 9, State: lb.Down}, {Target: 8, State: lb.Up}, {Target: 10}, {Target: 11, State: lb.Up}, {Target: 12, State: lb.Down}},
 	})}.encode())
 	want := strings.Join([]string{
 		"01" + "03", "00000102", // version, kind, age
 		"036c6231", "0000000000000005", "0000000000000006", // member, boot, sequence
-		"01", "00000000000000c0", // flags, configuration
+		"03", "00000000000000c0", // flags, configuration
 		"0002", "03646e73", "00000000000000d1", "03776562", "00000000000000d0", // tables
 		"00000005", "0000000000000008", "0000000000000009", "000000000000000a", "000000000000000b", "000000000000000c",
 		"49" + "02", // up, down, unknown, up · down
@@ -130,7 +130,7 @@ func TestWhatIsNoMessageIsRefused(t *testing.T) {
 		{"a record", "\x01\x02" + record, ""},
 		{"a record with sequence 0", "\x01\x02" + member + version[:15] + "\x00" + record[20:], refusedMalformed},
 		{"a record with trailing bytes", "\x01\x02" + record + "\x00", refusedMalformed},
-		{"unknown flags", "\x01\x02" + member + version + "\x02" + config + "\x00\x00" + none, refusedMalformed},
+		{"unknown flags", "\x01\x02" + member + version + "\x04" + config + "\x00\x00" + none, refusedMalformed},
 		{"two tables", "\x01\x02" + head + "\x00\x02\x01a" + number8 + "\x01b" + number8 + none, ""},
 		{"tables in the wrong order", "\x01\x02" + head + "\x00\x02\x01b" + number8 + "\x01a" + number8 + none, refusedOrder},
 		{"a table twice", "\x01\x02" + head + "\x00\x02\x01a" + number8 + "\x01a" + number8 + none, refusedOrder},

@@ -93,6 +93,7 @@ func (c *checker) cluster(s clusterSection) Cluster {
 		c.at(s.Size.place, "%d is less than the %d nodes in cluster.listen and cluster.join: two halves could both believe to be the majority, count them all", size, addresses)
 	}
 	cluster.Size = size
+	cluster.PartitionHold, _ = want(c.report, s.PartitionHold, 15*time.Second, lasting(0, time.Hour))
 
 	if path, ok := need(c.report, s.KeyFile, "gossip is always encrypted, name a file that holds base64 keys, one a line", parseText); ok {
 		cluster.Keys = c.keys(s.KeyFile, path)

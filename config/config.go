@@ -42,6 +42,8 @@ type Cluster struct {
 	Join   []string // host:port, each with its port
 	Keys   [][]byte // 16, 24 or 32 bytes each: the first encrypts, all decrypt
 	Size   int
+	// PartitionHold is how long verdicts stay as they were without a majority in sight.
+	PartitionHold time.Duration
 }
 
 // Alone tells whether the file has no cluster section.

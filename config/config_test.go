@@ -31,7 +31,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 		Node: Node{Name: "lb1", Interfaces: []string{"eth0"}, XDPMode: XDPAuto},
 		Cluster: Cluster{
 			Name: "edge-ams", Listen: netip.MustParseAddrPort("10.0.1.1:7946"),
-			Join: []string{"10.0.1.2:7946", "10.0.1.3:7946"}, Size: 3,
+			Join: []string{"10.0.1.2:7946", "10.0.1.3:7946"}, Size: 3, PartitionHold: 15 * time.Second,
 		},
 		BGP: BGP{
 			ASN: 64512, RouterID: netip.MustParseAddr("10.0.1.1"),
@@ -168,6 +168,8 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Cluster.Join }, []string{"10.0.1.2:7946", "[2001:db8::3]:7946", "lb4.example.net:7946", "lb5:8000"}},
 		{"no size: those to join and this one", "  size: 3 ", "  # ",
 			func(c Config) any { return c.Cluster.Size }, 3},
+		{"a longer partition_hold", "  size: 3 ", "  size: 3\n  partition_hold: 1m ",
+			func(c Config) any { return c.Cluster.PartitionHold }, time.Minute},
 		{"fewer nodes than names to join, as one may have several", "join: [10.0.1.2:7946, 10.0.1.3:7946]", "join: [lb2, lb2.example.net, lb3, lb3.example.net]",
 			func(c Config) any { return c.Cluster.Size }, 3},
 		{"a cluster that nobody else is in yet", "join: [10.0.1.2:7946, 10.0.1.3:7946]", "join: []",

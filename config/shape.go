@@ -29,6 +29,9 @@ type clusterSection struct {
 	Join    list[value] `yaml:"join"`     // other members, addresses or DNS names; :7946 may be left out; this node may be among them
 	KeyFile value       `yaml:"key_file"` // required: base64 keys of 16, 24 or 32 bytes, one a line; the first encrypts, all decrypt
 	Size    value       `yaml:"size"`     // nodes there should be, a verdict needs a majority of these; default: those of join, and this one
+
+	// How long verdicts stay as they were while fewer than a majority is in sight; then those in sight decide. 0s to 1h; default: 15s.
+	PartitionHold value `yaml:"partition_hold"`
 }
 
 type bgpSection struct {

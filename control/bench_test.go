@@ -32,12 +32,12 @@ func BenchmarkStep(b *testing.B) {
 	}
 	slices.SortFunc(observations, func(a, b lb.Observation) int { return cmp.Compare(a.Target, b.Target) })
 	for _, r := range w.members {
-		r.Heard, r.Report.Observations = time.Now().Add(time.Hour), observations
+		r.Heard, r.Report.Observations, r.Report.Settled = time.Now().Add(time.Hour), observations, true
 	}
 	c := New(Config{Node: "lb1", Size: 3, Dataplane: quiet{w}, Announcer: quiet{w}, Cluster: w, Checker: w, Log: slog.New(slog.DiscardHandler)})
 	c.SetServices(w.services)
 	step := func() {
-		if err := c.step(b.Context()); err != nil {
+		if _, err := c.step(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -20,9 +20,12 @@ import (
 )
 
 const (
-	// coalesce is how long news is gathered before tables are built from it:
-	// a failure of many backends reaches us in many pieces.
-	coalesce = 10 * time.Millisecond
+	// coalesce is how long news is gathered before tables are built from it. While
+	// news goes on coming it doubles with every time that tables were built, up to
+	// longestCoalesce: a failure of many backends reaches us in many pieces, and
+	// each time costs every service that has one of them a new table.
+	coalesce        = 10 * time.Millisecond
+	longestCoalesce = 500 * time.Millisecond
 	// tick is how often the passing of time alone is looked at, and how soon
 	// what failed is tried again.
 	tick = 500 * time.Millisecond
@@ -65,6 +68,9 @@ type Config struct {
 	Node   string // this member's name
 	Size   int    // members there should be: a verdict needs a majority of them in sight
 	Secret []byte // shared by the members, keys the flow hashes
+	// PartitionHold is how long verdicts stay as they were when fewer than a majority
+	// is in sight. After it those in sight decide.
+	PartitionHold time.Duration
 
 	Dataplane Dataplane
 	Announcer Announcer
@@ -87,6 +93,7 @@ type Controller struct {
 
 	stepping  sync.Mutex // one step at a time; guards what follows
 	jury      jury
+	self      self
 	done      outcome
 	agreement agreement
 }
@@ -99,6 +106,7 @@ type outcome struct {
 	told      bool                 // the announcer took announced
 	tables    map[string]lb.Digest // by service, as the data plane has them
 	failure   string               // what kept the last step from being applied
+	blind     bool                 // this node withdrew its routes for it
 }
 
 // New gives a Controller that does nothing before Run.
@@ -106,7 +114,7 @@ func New(cfg Config) *Controller {
 	c := &Controller{
 		Config: cfg,
 		woken:  make(chan struct{}, 1),
-		jury:   jury{size: cfg.Size},
+		jury:   jury{size: cfg.Size, hold: cfg.PartitionHold},
 	}
 	c.Log = cfg.Log.With("part", "control")
 	c.status.Store(&Status{})
@@ -123,12 +131,7 @@ func (c *Controller) SetServices(services []lb.Service) {
 	p.draining = c.plan.draining
 	c.plan = p
 	c.mu.Unlock()
-
-	var targets []lb.Target
-	for _, s := range services {
-		targets = append(targets, s.Targets()...)
-	}
-	c.Checker.SetTargets(targets)
+	c.Checker.SetTargets(p.all)
 	c.Wake()
 }
 
@@ -146,7 +149,8 @@ func (c *Controller) Drain(ctx context.Context) error {
 	c.mu.Lock()
 	c.plan.draining = true
 	c.mu.Unlock()
-	return c.step(ctx)
+	_, err := c.step(ctx)
+	return err
 }
 
 // Status is how things stood after the last step.
@@ -158,7 +162,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var due <-chan time.Time
-	pause := coalesce
+	pause, built := coalesce, time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -173,9 +177,14 @@ func (c *Controller) Run(ctx context.Context) error {
 			due = nil
 		case <-ticker.C:
 		}
-		pause = coalesce
-		if err := c.step(ctx); err != nil {
+		changed, err := c.step(ctx)
+		switch {
+		case err != nil:
 			pause = tick
+		case changed:
+			pause, built = min(2*pause, longestCoalesce), time.Now()
+		case time.Since(built) > longestCoalesce:
+			pause = coalesce
 		}
 	}
 }
@@ -185,7 +194,7 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) publish() {
 	c.stepping.Lock()
 	defer c.stepping.Unlock()
-	c.Cluster.Publish(c.report(c.current(), c.Checker.Observations()))
+	c.Cluster.Publish(c.report(c.current(), c.Checker.Observations(), time.Now()))
 }
 
 func (c *Controller) current() plan {
@@ -194,23 +203,28 @@ func (c *Controller) current() plan {
 	return c.plan
 }
 
-func (c *Controller) report(p plan, observations []lb.Observation) lb.Report {
-	return lb.Report{Config: p.digest, Tables: c.done.tables, Observations: observations}
+func (c *Controller) report(p plan, observations []lb.Observation, now time.Time) lb.Report {
+	return lb.Report{
+		Config: p.digest, Tables: c.done.tables, Observations: observations,
+		Settled: c.self.settle(p, observations, now),
+	}
 }
 
-// step decides, applies, publishes and notes how things stand.
-func (c *Controller) step(ctx context.Context) error {
+// step decides, applies, publishes and notes how things stand. It tells whether
+// the data plane was handed other tables.
+func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	c.stepping.Lock()
 	defer c.stepping.Unlock()
 	p, observations, now := c.current(), c.Checker.Observations(), time.Now()
 
 	others := slices.DeleteFunc(inSight(c.Cluster.Records(), now), func(r lb.Record) bool { return r.Member == c.Node })
-	counting := append(slices.Clone(others), lb.Record{Member: c.Node, Heard: now, Report: c.report(p, observations)})
-	verdicts, frozen := c.jury.decide(p.targets, counting, now)
+	counting := append(slices.Clone(others), lb.Record{Member: c.Node, Heard: now, Report: c.report(p, observations, now)})
+	found := c.jury.decide(p.targets, counting, now)
+	blind := c.self.see(slices.Contains(found.blind, c.Node), p, now)
 
 	decisions := make([]decision, len(p.services))
 	for i, s := range p.services {
-		decisions[i] = decide(s, verdicts, c.Secret, c.done.decisions[s.Name])
+		decisions[i] = decide(s, found.verdicts, c.Secret, c.done.decisions[s.Name])
 	}
 	attachErr := c.Dataplane.Attached()
 	obstacle := ""
@@ -219,29 +233,33 @@ func (c *Controller) step(ctx context.Context) error {
 		obstacle = "this node is draining"
 	case attachErr != nil:
 		obstacle = attachErr.Error()
+	case blind:
+		obstacle = "this node is blind: most backends are down for it that the others see up, so its own path to them is broken"
 	}
 	vips, reasons := announcement(decisions, obstacle)
 
-	err := c.apply(ctx, decisions, vips)
+	changed, err = c.apply(ctx, decisions, vips)
 	if err != nil {
 		for name, reason := range reasons {
 			reasons[name] = cmp.Or(reason, err.Error())
 		}
 	}
 	c.logFailure(err)
+	c.logBlind(blind)
 	c.logChanges(decisions)
 	c.remember(decisions)
-	report := c.report(p, observations)
+	c.done.blind = blind
+	report := c.report(p, observations, now)
 	c.Cluster.Publish(report)
 	differs := c.agreement.update(c.Log, report, others, now)
-	c.status.Store(c.newStatus(p, len(counting), frozen, reasons, differs))
-	return err
+	c.status.Store(c.newStatus(p, len(counting), found, reasons, differs))
+	return changed, err
 }
 
 // apply makes decisions so, in the order that loses no packet: what must not
 // be announced any more is withdrawn, then the tables change, and only when
-// they are in is anything new announced.
-func (c *Controller) apply(ctx context.Context, decisions []decision, vips []netip.Prefix) error {
+// they are in is anything new announced. It tells whether tables changed.
+func (c *Controller) apply(ctx context.Context, decisions []decision, vips []netip.Prefix) (changed bool, err error) {
 	still := slices.DeleteFunc(slices.Clone(c.done.announced), func(p netip.Prefix) bool { return !slices.Contains(vips, p) })
 	// Routers that cannot be told are no reason to keep dead backends.
 	withdrawErr := c.announce(ctx, still)
@@ -251,8 +269,9 @@ func (c *Controller) apply(ctx context.Context, decisions []decision, vips []net
 			tables[i] = d.table
 		}
 		if err := c.Dataplane.Apply(ctx, tables); err != nil {
-			return errors.Join(withdrawErr, fmt.Errorf("put tables into the data plane: %w", err))
+			return false, errors.Join(withdrawErr, fmt.Errorf("put tables into the data plane: %w", err))
 		}
+		changed = true
 		c.done.tablesIn = want
 		c.done.tables = make(map[string]lb.Digest, len(decisions))
 		for _, d := range decisions {
@@ -260,9 +279,9 @@ func (c *Controller) apply(ctx context.Context, decisions []decision, vips []net
 		}
 	}
 	if withdrawErr != nil {
-		return withdrawErr
+		return changed, withdrawErr
 	}
-	return c.announce(ctx, vips)
+	return changed, c.announce(ctx, vips)
 }
 
 // announce hands vips to the announcer unless it has them.
@@ -305,6 +324,16 @@ func (c *Controller) logFailure(err error) {
 		c.Log.Error("state not applied, will retry", "err", err, "after", tick)
 	}
 	c.done.failure = failure
+}
+
+func (c *Controller) logBlind(blind bool) {
+	switch {
+	case blind && !c.done.blind:
+		c.Log.Warn("this node is blind: backends are down for it that the others see up; its routes are withdrawn and its votes do not count",
+			"remedy", "look at its way to the backends")
+	case !blind && c.done.blind:
+		c.Log.Info("this node sees backends as the others do again")
+	}
 }
 
 // logChanges tells what a colleague would be told.

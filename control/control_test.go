@@ -103,7 +103,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	})
 	w.members["lb1"].Heard = time.Now()
 	c.SetServices(w.services)
-	if err := c.step(t.Context()); err != nil {
+	if _, err := c.step(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if problems, err := testutil.CollectAndLint(collector{c}); err != nil || len(problems) > 0 {

@@ -1,11 +1,13 @@
 package control
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
 	"github.com/halfproxy/halfproxy/maglev"
@@ -14,10 +16,15 @@ import (
 // plan is what the operator asks for, with all that follows from it alone.
 type plan struct {
 	services []planned
-	targets  []lb.TargetID // of all services, sorted
+	all      []lb.Target   // of all services
+	targets  []lb.TargetID // the same, each once, sorted
 	digest   lb.Digest     // of the services
+	patience time.Duration // that an observer needs to come to an opinion of every target
 	draining bool
 }
+
+// maxPatience is how long anything waits at most for those who check rarely.
+const maxPatience = 15 * time.Second
 
 // planned is one service of a plan.
 type planned struct {
@@ -33,7 +40,10 @@ func newPlan(services []lb.Service) plan {
 		s.Backends = lb.SortBackends(s.Backends)
 		p.services = append(p.services, planned{Service: s, digest: s.Digest()})
 		for _, t := range s.Targets() {
+			p.all = append(p.all, t)
 			ids[i] = append(ids[i], t.ID())
+			longest := t.Check.Interval*time.Duration(max(t.Check.Rise, t.Check.Fall)) + t.Check.Timeout
+			p.patience = min(max(p.patience, longest), maxPatience)
 		}
 	}
 	p.targets = slices.Compact(slices.Sorted(slices.Values(slices.Concat(ids...))))
@@ -70,6 +80,9 @@ func decide(s planned, verdicts []judgement, secret []byte, previous decision) d
 	for i, b := range s.Backends {
 		j := verdicts[s.targets[i]]
 		status := BackendStatus{Backend: b, State: j.state, Up: j.up, Observers: j.observers}
+		if j.state == lb.Unknown {
+			status.State = previous.lastVerdict(b)
+		}
 		if b.Weight == 0 {
 			status.State = lb.Drained
 		} else {
@@ -118,6 +131,16 @@ func decide(s planned, verdicts []judgement, secret []byte, previous decision) d
 	d.table.Slots = maglev.Table(s.Name, weighted, maglev.DefaultSize)
 	d.digest = d.table.Digest()
 	return d
+}
+
+// lastVerdict is what the decision holds of b: a check that changed makes all that
+// was found by the old one worthless, but is no reason to do without a backend.
+func (d *decision) lastVerdict(b lb.Backend) lb.State {
+	i, there := slices.BinarySearchFunc(d.backends, b.Name, func(was BackendStatus, name string) int { return cmp.Compare(was.Name, name) })
+	if there && d.backends[i].Address == b.Address && (d.backends[i].State == lb.Up || d.backends[i].State == lb.Down) {
+		return d.backends[i].State
+	}
+	return lb.Unknown
 }
 
 // stands tells whether d would come out the same.

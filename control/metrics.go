@@ -15,6 +15,8 @@ var (
 		"Members whose table of the service has differed from this node's for a while.", []string{"service"}, nil)
 	configMismatchDesc = prometheus.NewDesc("halfproxy_config_mismatch",
 		"Members whose services have differed from this node's for a while.", nil, nil)
+	blindDesc = prometheus.NewDesc("halfproxy_blind_members",
+		"Members that see most backends down that the others see up: their observations are no votes.", nil, nil)
 	frozenDesc = prometheus.NewDesc("halfproxy_verdicts_frozen",
 		"Whether too few members are in sight and verdicts stay as they were for now.", nil, nil)
 )
@@ -23,7 +25,7 @@ var (
 type collector struct{ c *Controller }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backendUpDesc, vipAnnouncedDesc, tableMismatchDesc, configMismatchDesc, frozenDesc} {
+	for _, d := range []*prometheus.Desc{backendUpDesc, vipAnnouncedDesc, tableMismatchDesc, configMismatchDesc, blindDesc, frozenDesc} {
 		ch <- d
 	}
 }
@@ -46,6 +48,7 @@ func (m collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(vipAnnouncedDesc, 0, p.Addr().String())
 	}
 	gauge(configMismatchDesc, float64(len(st.ConfigDiffers)))
+	gauge(blindDesc, float64(len(st.Blind)))
 	gauge(frozenDesc, number(st.Frozen))
 }
 

@@ -29,10 +29,10 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 // stand then. Between blocks 100 ms pass. What can happen:
 //
 //	size N                          how many members there should be (first block only)
-//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%]
+//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P]
 //	remove NAME                     the service goes from the configuration
 //	MEMBER sees X=up Y=down Z=unknown
-//	MEMBER is silent | is heard | is leaving
+//	MEMBER is silent | is heard | is leaving | has just started | has settled
 //	MEMBER has another table of NAME | has another configuration | agrees
 //	data plane fails: WORDS         data plane works
 //	program is gone: WORDS          program is attached
@@ -106,6 +106,7 @@ type world struct {
 	services []lb.Service
 	members  map[string]*lb.Record
 	silent   map[string]bool
+	fresh    map[string]bool   // members that have not settled
 	differs  map[string]string // member to the service whose table it has otherwise, "" for the configuration
 
 	control    *Controller
@@ -122,6 +123,7 @@ func newWorld(t *testing.T) *world {
 		t: t, size: 1,
 		members: map[string]*lb.Record{"lb1": {Member: "lb1"}},
 		silent:  make(map[string]bool),
+		fresh:   make(map[string]bool),
 		differs: make(map[string]string),
 	}
 }
@@ -129,7 +131,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) start(ctx context.Context) {
 	handler := slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: withoutTime})
 	w.control = New(Config{
-		Node: "lb1", Size: w.size, Secret: []byte("secret"),
+		Node: "lb1", Size: w.size, PartitionHold: 15 * time.Second, Secret: []byte("secret"),
 		Dataplane: w, Announcer: w, Cluster: w, Checker: w, Log: slog.New(handler),
 	})
 	w.control.SetServices(w.services)
@@ -214,6 +216,10 @@ func (w *world) member(name, does string, words []string) {
 		w.silent[name] = true
 	case does == "is heard":
 		delete(w.silent, name)
+	case does == "has just started":
+		w.fresh[name] = true
+	case does == "has settled":
+		delete(w.fresh, name)
 	case does == "is leaving":
 		r.Report.Leaving = true
 	case strings.HasPrefix(does, "has another table of "):
@@ -267,6 +273,14 @@ func (w *world) setService(name string, words []string) {
 			}
 		case "min_healthy":
 			s.MinHealthy = lb.Quorum{Value: w.number(strings.TrimSuffix(value, "%")), Percent: strings.HasSuffix(value, "%")}
+		case "interval":
+			interval, err := time.ParseDuration(value)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			s.Check = lb.Check{Interval: interval, Timeout: interval / 2, Rise: 2, Fall: 3, Path: s.Check.Path}
+		case "path":
+			s.Check.Path = value
 		case "panic_below":
 			s.PanicBelow = w.number(strings.TrimSuffix(value, "%"))
 		}
@@ -313,6 +327,9 @@ func (w *world) seen() string {
 	}
 	if st.Frozen {
 		fmt.Fprintf(&out, "frozen: %d of %d members in sight\n", st.InSight, st.Size)
+	}
+	if len(st.Blind) > 0 {
+		fmt.Fprintf(&out, "blind: %v\n", st.Blind)
 	}
 	if len(st.ConfigDiffers) > 0 {
 		fmt.Fprintf(&out, "another configuration on %v\n", st.ConfigDiffers)
@@ -363,6 +380,7 @@ func (w *world) Records() []lb.Record {
 	var records []lb.Record
 	for _, name := range slices.Sorted(maps.Keys(w.members)) {
 		r := *w.members[name]
+		r.Report.Settled = !w.fresh[name]
 		r.Report.Config, r.Report.Tables = w.report.Config, maps.Clone(w.report.Tables)
 		if service, ok := w.differs[name]; ok && service == "" {
 			r.Report.Config++

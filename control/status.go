@@ -15,6 +15,7 @@ type Status struct {
 	ConfigDiffers  []string // members whose services have differed for a while, sorted
 	InSight, Size  int      // members that count, and how many there should be
 	Frozen         bool     // too few in sight: verdicts stay as they were for now
+	Blind          []string // members whose observations are no votes: their own path is broken, sorted
 	Services       []ServiceStatus
 	AnnouncedVIPs  []netip.Prefix // sorted
 	SuppressedVIPs []netip.Prefix // configured but not announced, sorted
@@ -38,14 +39,15 @@ type BackendStatus struct {
 	Observers int // observers in sight that have made up their mind
 }
 
-func (c *Controller) newStatus(p plan, inSight int, frozen bool, reasons map[string]string, differs differing) *Status {
+func (c *Controller) newStatus(p plan, inSight int, found finding, reasons map[string]string, differs differing) *Status {
 	st := &Status{
 		Draining:      p.draining,
 		Config:        p.digest,
 		ConfigDiffers: differs.config,
 		InSight:       inSight,
 		Size:          c.Size,
-		Frozen:        frozen,
+		Frozen:        found.frozen,
+		Blind:         slices.Sorted(slices.Values(found.blind)),
 		AnnouncedVIPs: c.done.announced,
 	}
 	for _, s := range p.services {

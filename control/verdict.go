@@ -1,21 +1,17 @@
 package control
 
 import (
+	"iter"
 	"slices"
 	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
 
-const (
-	// silence is how long a member counts after its last sign of life: four
-	// of the heartbeats it sends twice a second. memberlist's own liveness is
-	// not asked, an isolated node is slow to see that it is one.
-	silence = 2 * time.Second
-	// PartitionHold is how long verdicts stay as they were when fewer than a
-	// majority of the cluster is in sight. After it those in sight decide.
-	PartitionHold = 15 * time.Second
-)
+// silence is how long a member counts after its last sign of life: four of the
+// heartbeats it sends twice a second. memberlist's own liveness is not asked, an
+// isolated node is slow to see that it is one.
+const silence = 2 * time.Second
 
 // judgement is what the members in sight hold of one target.
 type judgement struct {
@@ -36,26 +32,72 @@ func inSight(records []lb.Record, now time.Time) []lb.Record {
 	return counting
 }
 
-// judge gives the majority's opinion on each of targets, which are sorted as
-// the records' observations are. It takes more than half of the observers to
-// hold a backend down: a tie leaves it in use.
-func judge(targets []lb.TargetID, records []lb.Record) []judgement {
-	verdicts := make([]judgement, len(targets))
-	for _, r := range records {
+// voters gives the records whose observations are votes, and the names of the
+// members that are blind, in the order of records: what a member sees that has
+// just started, or whose own path is broken, says nothing of the backends.
+func voters(targets []lb.TargetID, records []lb.Record) (voting []lb.Record, blind []string) {
+	settled := slices.DeleteFunc(slices.Clone(records), func(r lb.Record) bool { return !r.Report.Settled })
+	for i, isBlind := range blindness(targets, settled) {
+		if isBlind {
+			blind = append(blind, settled[i].Member)
+		} else {
+			voting = append(voting, settled[i])
+		}
+	}
+	return voting, blind
+}
+
+// blindness tells which of the records are of blind members: such that hold more
+// than half of the backends they judge to be down while most of the others who
+// judge those see them up. There is always one that is not, when all judge the same
+// backends: no more than half of the observers of a backend can be wrong like this.
+func blindness(targets []lb.TargetID, records []lb.Record) []bool {
+	all := judge(targets, records)
+	blind := make([]bool, len(records))
+	for i, r := range records {
+		judged, alone := 0, 0
+		for at, state := range opinions(targets, r.Report.Observations) {
+			judged++
+			if others := all[at].observers - 1; state == lb.Down && 2*all[at].up > others {
+				alone++
+			}
+		}
+		blind[i] = 2*alone > judged
+	}
+	if !slices.Contains(blind, false) {
+		clear(blind)
+	}
+	return blind
+}
+
+// opinions gives the places among targets, which are sorted as observations are,
+// of those that an observer has made up its mind about.
+func opinions(targets []lb.TargetID, observations []lb.Observation) iter.Seq2[int, lb.State] {
+	return func(yield func(int, lb.State) bool) {
 		i := 0
-		for _, o := range r.Report.Observations {
+		for _, o := range observations {
 			for i < len(targets) && targets[i] < o.Target {
 				i++
 			}
-			if i == len(targets) || targets[i] != o.Target {
-				continue // a question that only others ask
+			if i == len(targets) {
+				return // what follows are questions that only others ask
 			}
-			switch o.State {
-			case lb.Up:
+			if targets[i] == o.Target && o.State != lb.Unknown && !yield(i, o.State) {
+				return
+			}
+		}
+	}
+}
+
+// judge gives the majority's opinion on each of targets. It takes more than half
+// of the observers to hold a backend down: a tie leaves it in use.
+func judge(targets []lb.TargetID, records []lb.Record) []judgement {
+	verdicts := make([]judgement, len(targets))
+	for _, r := range records {
+		for i, state := range opinions(targets, r.Report.Observations) {
+			verdicts[i].observers++
+			if state == lb.Up {
 				verdicts[i].up++
-				verdicts[i].observers++
-			case lb.Down:
-				verdicts[i].observers++
 			}
 		}
 	}
@@ -73,33 +115,45 @@ func judge(targets []lb.TargetID, records []lb.Record) []judgement {
 }
 
 // jury remembers what judging needs to know of the past: nothing, but while
-// too few members are in sight.
+// too few members are in sight, or nobody observes a backend.
 type jury struct {
-	size     int       // members there should be
-	lost     time.Time // when the majority went out of sight; zero while it is in sight
+	size     int           // members there should be
+	hold     time.Duration // how long verdicts stay as they were without a majority in sight
+	lost     time.Time     // when the majority went out of sight; zero while it is in sight
 	targets  []lb.TargetID
 	verdicts []judgement
 }
 
-// decide gives the verdicts on targets that hold now, and whether they are
-// frozen.
-func (j *jury) decide(targets []lb.TargetID, records []lb.Record, now time.Time) (verdicts []judgement, frozen bool) {
+// finding is what a jury came to.
+type finding struct {
+	verdicts []judgement // of the targets, in their order
+	blind    []string    // members, in the order of their records
+	frozen   bool        // too few in sight: the verdicts are those of before
+}
+
+// decide gives the verdicts on targets that hold now.
+func (j *jury) decide(targets []lb.TargetID, records []lb.Record, now time.Time) finding {
 	if len(records) >= j.size/2+1 {
 		j.lost = time.Time{}
 	} else if j.lost.IsZero() {
 		j.lost = now
 	}
-	frozen = !j.lost.IsZero() && now.Sub(j.lost) < PartitionHold
-	if frozen {
-		verdicts = make([]judgement, len(targets))
-		for i, t := range targets {
-			if old, known := slices.BinarySearch(j.targets, t); known {
-				verdicts[i] = j.verdicts[old]
-			}
-		}
+	voting, blind := voters(targets, records)
+	f := finding{blind: blind, frozen: !j.lost.IsZero() && now.Sub(j.lost) < j.hold}
+	if f.frozen {
+		f.verdicts = make([]judgement, len(targets))
 	} else {
-		verdicts = judge(targets, records)
+		f.verdicts = judge(targets, voting)
 	}
-	j.targets, j.verdicts = targets, verdicts
-	return verdicts, frozen
+	// Who was judged once is not forgotten because nobody looks just now.
+	for i, t := range targets {
+		if f.verdicts[i].observers > 0 {
+			continue
+		}
+		if old, known := slices.BinarySearch(j.targets, t); known {
+			f.verdicts[i] = j.verdicts[old]
+		}
+	}
+	j.targets, j.verdicts = targets, f.verdicts
+	return f
 }

@@ -31,6 +31,10 @@ import (
 // several hops takes longer.
 const linger = 2 * time.Second
 
+// longestTakeover is how long the program of the process before forwards on at most
+// while this one gets to know which backends are well.
+const longestTakeover = 15 * time.Second
+
 // What control asks of its subsystems, they do.
 var (
 	_ control.Dataplane = (*xdp.Dataplane)(nil)
@@ -84,7 +88,7 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	}
 	n.checker = health.New(health.Config{Log: log, Registerer: registry})
 	controls := control.Config{
-		Node: cfg.Node.Name, Size: cfg.Cluster.Size,
+		Node: cfg.Node.Name, Size: cfg.Cluster.Size, PartitionHold: cfg.Cluster.PartitionHold,
 		Dataplane: n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,
 		Log: log, Registerer: registry,
 	}
@@ -184,7 +188,7 @@ func (n *node) passNews(ctx context.Context) error {
 
 // takeOver waits until our tables are as whole as those of the process before,
 // by which packets are forwarded until then. Where backends are not judged it
-// waits as long as verdicts stay as they were in a partition.
+// waits for longestTakeover at most.
 func (n *node) takeOver(ctx context.Context) error {
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
@@ -195,7 +199,7 @@ func (n *node) takeOver(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		in, judged := tables(n.control.Status())
-		if !in || !judged && time.Since(n.started) < control.PartitionHold {
+		if !in || !judged && time.Since(n.started) < longestTakeover {
 			continue
 		}
 		if err := n.dataplane.TakeOver(); err != nil {

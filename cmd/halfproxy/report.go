@@ -28,7 +28,7 @@ func (n *node) status() admin.Status {
 	s := admin.Status{
 		Time:          time.Now(),
 		Node:          admin.Node{Name: cfg.Node.Name, Draining: st.Draining, Version: version, Started: n.started},
-		Cluster:       admin.Cluster{InSight: st.InSight, Size: st.Size, Frozen: st.Frozen},
+		Cluster:       admin.Cluster{InSight: st.InSight, Size: st.Size, Frozen: st.Frozen, Blind: st.Blind},
 		ConfigDigest:  st.Config.String(),
 		ConfigDiffers: st.ConfigDiffers,
 		Members:       n.memberList(cfg.Node.Name, st.Config),
