@@ -86,6 +86,7 @@ type Backend struct {
 	Observers        int        `json:"observers"`
 	Packets          uint64     `json:"packets"`
 	Bytes            uint64     `json:"bytes"`
+	Flows            uint64     `json:"flows"`      // opened: of TCP and SCTP
 	LastError        string     `json:"last_error"` // of the last check from here; empty if it passed
 }
 

@@ -100,13 +100,13 @@ func (p *printer) services(services []Service) {
 		t := table{columns: []column{
 			{title: "BACKEND"}, {title: "ADDRESS"}, {title: "STATE"},
 			{title: "WEIGHT", right: true}, {title: "HEALTHY", right: true},
-			{title: "PACKETS", right: true}, {title: "BYTES", right: true},
+			{title: "PACKETS", right: true}, {title: "BYTES", right: true}, {title: "FLOWS", right: true},
 		}}
 		for _, b := range s.Backends {
 			t.add(b.LastError,
 				cell{text: b.Name}, cell{text: text(b.Address)}, cell{b.State, tone(b.State)},
 				cell{text: fmt.Sprint(b.Weight)}, cell{text: fmt.Sprintf("%d/%d", b.HealthyObservers, b.Observers)},
-				cell{text: short(b.Packets)}, cell{text: short(b.Bytes)})
+				cell{text: short(b.Packets)}, cell{text: short(b.Bytes)}, cell{text: short(b.Flows)})
 		}
 		p.table(t)
 		p.indent -= 2

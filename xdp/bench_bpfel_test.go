@@ -40,6 +40,7 @@ type benchCounter struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+	Flows   uint64
 }
 
 type benchFragment struct {
@@ -75,9 +76,10 @@ type benchLook struct {
 		Ports  uint32
 		Length uint32
 		Ipv6   bool
+		Syn    bool
 		Tos    uint8
 		Ttl    uint8
-		_      [5]byte
+		_      [4]byte
 	}
 	Finding struct {
 		_        structs.HostLayout

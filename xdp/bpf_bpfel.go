@@ -23,6 +23,7 @@ type bpfCounter struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
+	Flows   uint64
 }
 
 type bpfFragment struct {
@@ -58,9 +59,10 @@ type bpfLook struct {
 		Ports  uint32
 		Length uint32
 		Ipv6   bool
+		Syn    bool
 		Tos    uint8
 		Ttl    uint8
-		_      [5]byte
+		_      [4]byte
 	}
 	Finding struct {
 		_        structs.HostLayout

@@ -37,7 +37,9 @@ func TestTagsStayOnAndTheFrameInItsVLAN(t *testing.T) {
 	untagged := packet.TCP(client4, vips(1)[0])
 	big := packet.UDP(client4, vips(4)[0], packet.Payload(1470))
 	reply := packet.ICMP("192.0.2.1", "198.51.100.7", 0, 0, 1<<16|1, []byte{0, 1, 2, 3}, packet.TTL(64))
+	syn := packet.TCP(client4, vips(1)[0], packet.SYN)
 	rows = append(rows,
+		opening(row{name: "SYN", in: packet.Tagged(syn, q|5), verdict: Forwarded, out: packet.Tagged(l2(syn), q|5), counted: "web/203.0.113.1"}),
 		row{name: "a ping", in: packet.Tagged(packet.Echo("198.51.100.7", "192.0.2.1"), ad|7, q|8), verdict: AnsweredEcho,
 			out: packet.Tagged(packet.WithMACs("02:00:00:00:00:cc", "00:00:00:00:00:00", reply), ad|7, q|8)},
 		row{name: "too big", in: packet.Tagged(big, q|8), verdict: AnsweredTooBig, out: packet.Tagged(tooBig(big, 1480), q|8)},
@@ -78,6 +80,7 @@ func TestExtensionHeadersAreWalked(t *testing.T) {
 		}
 	}
 	web := vips(1)[1]
+	rows = append(rows, opening(forwarded("l2: SYN", packet.TCP(client6, web, packet.SYN, packet.HopByHop), l2, "web/203.0.113.1")))
 	seven := []packet.Option{packet.HopByHop, packet.Extension(60, 1), packet.Extension(43, 3), packet.Extension(60, 1), packet.Extension(60, 2), packet.Extension(60, 1), packet.Extension(60, 1)}
 	rows = append(rows,
 		row{name: "seven", in: packet.UDP(client6, web, seven...), verdict: IPv6Extension},
@@ -112,6 +115,7 @@ func TestSCTPAndUDPLiteGoByTheirPorts(t *testing.T) {
 	d.setWay("203.0.113.1", way{mac: backendMAC, source: node4, ifindex: 1, mtu: 1500})
 	apply(t, d, others(lb.IPIP, 4, "203.0.113.1"))
 	const backend = "others/203.0.113.1"
+	const initChunk = 1 // the type of the chunk after SCTP's header
 	sctp := func(from, to string, options ...packet.Option) []byte {
 		return packet.Transport(packet.SCTP, 12, from, to, options...)
 	}
@@ -122,6 +126,9 @@ func TestSCTPAndUDPLiteGoByTheirPorts(t *testing.T) {
 	rows := []row{
 		forwarded("SCTP", sctp(client4, four), inIPv4, backend),
 		forwarded("SCTP over IPv6", sctp(client6, six), inIPv4, backend),
+		opening(forwarded("SCTP INIT", sctp(client4, four, packet.IPByte(20+12, initChunk)), inIPv4, backend)),
+		opening(forwarded("SCTP INIT over IPv6", sctp(client6, six, packet.IPByte(40+12, initChunk)), inIPv4, backend)),
+		forwarded("SCTP INIT behind the packet's end", sctp(client4, four, packet.IPByte(20+12, initChunk), packet.Length(-4)), inIPv4, backend),
 		forwarded("UDP-Lite", lite(client4, four), inIPv4, backend),
 		forwarded("UDP-Lite over IPv6", lite(client6, six), inIPv4, backend),
 		sameFlow("an ICMP error", about(sctp(four, client4), 3, 4), sctp(client4, four), viaIPIP4, backend),

@@ -77,6 +77,7 @@ func TestICMPErrorsGoWhereTheirFlowGoes(t *testing.T) {
 		same("frag-needed with IPv4 options of its own", about(answer4, 3, 4, packet.IPv4Options(8)), flow4)
 		same("frag-needed about a first fragment", about(sentAs(way.vips[0], client4, packet.Fragment(0, true)), 3, 4), flow4)
 		same("frag-needed about UDP", about(packet.UDP(way.vips[0], client4), 3, 4), packet.UDP(client4, way.vips[0]))
+		same("frag-needed about a SYN", about(sentAs(way.vips[0], client4, packet.SYN), 3, 4), flow4)
 		same("frag-needed, DSCP CS6", about(answer4, 3, 4, packet.TOS(0xc0)), flow4)
 		same("packet too big", about(answer6, 2, 0), flow6)
 		same("IPv6 no route", about(answer6, 1, 0), flow6)

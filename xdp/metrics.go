@@ -11,8 +11,10 @@ var (
 	packetsDesc        = prometheus.NewDesc("halfproxy_packets_total", "Packets that the program saw, by how they ended.", []string{"verdict"}, nil)
 	servicePacketsDesc = prometheus.NewDesc("halfproxy_service_packets_total", "Packets forwarded to backends of a service.", []string{"service"}, nil)
 	serviceBytesDesc   = prometheus.NewDesc("halfproxy_service_bytes_total", "Bytes forwarded to backends of a service, in frames as they came in.", []string{"service"}, nil)
+	serviceFlowsDesc   = prometheus.NewDesc("halfproxy_service_flows_total", "New flows of TCP and SCTP forwarded to backends of a service.", []string{"service"}, nil)
 	backendPacketsDesc = prometheus.NewDesc("halfproxy_backend_packets_total", "Packets forwarded to a backend.", []string{"service", "backend"}, nil)
 	backendBytesDesc   = prometheus.NewDesc("halfproxy_backend_bytes_total", "Bytes forwarded to a backend, in frames as they came in.", []string{"service", "backend"}, nil)
+	backendFlowsDesc   = prometheus.NewDesc("halfproxy_backend_flows_total", "New flows of TCP and SCTP forwarded to a backend.", []string{"service", "backend"}, nil)
 )
 
 // metrics reads the program's counters when it is scraped.
@@ -48,7 +50,11 @@ func (m *metrics) close() {
 func (m *metrics) swapped(took time.Duration) { m.swap.Observe(took.Seconds()) }
 
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{packetsDesc, servicePacketsDesc, serviceBytesDesc, backendPacketsDesc, backendBytesDesc} {
+	for _, desc := range []*prometheus.Desc{
+		packetsDesc,
+		servicePacketsDesc, serviceBytesDesc, serviceFlowsDesc,
+		backendPacketsDesc, backendBytesDesc, backendFlowsDesc,
+	} {
 		ch <- desc
 	}
 	m.swap.Describe(ch)
@@ -70,9 +76,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for name, service := range stats.Services {
 		counter(servicePacketsDesc, service.Packets, name)
 		counter(serviceBytesDesc, service.Bytes, name)
+		counter(serviceFlowsDesc, service.Flows, name)
 		for backend, count := range service.Backends {
 			counter(backendPacketsDesc, count.Packets, name, backend)
 			counter(backendBytesDesc, count.Bytes, name, backend)
+			counter(backendFlowsDesc, count.Flows, name, backend)
 		}
 	}
 }

@@ -26,21 +26,26 @@ func TestMetrics(t *testing.T) {
 		process(t, d, packet.UDP(client4, vip4), Forwarded)
 	}
 	process(t, d, packet.UDP(client4, vip4, packet.TTL(1)), TTLExpired)
+	process(t, d, packet.TCP(client4, vip4, packet.SYN), Forwarded)
 
 	want := `
 # HELP halfproxy_backend_bytes_total Bytes forwarded to a backend, in frames as they came in.
 # TYPE halfproxy_backend_bytes_total counter
 halfproxy_backend_bytes_total{backend="203.0.113.1",service="web"} 0
-halfproxy_backend_bytes_total{backend="203.0.113.2",service="web"} 138
+halfproxy_backend_bytes_total{backend="203.0.113.2",service="web"} 196
+# HELP halfproxy_backend_flows_total New flows of TCP and SCTP forwarded to a backend.
+# TYPE halfproxy_backend_flows_total counter
+halfproxy_backend_flows_total{backend="203.0.113.1",service="web"} 0
+halfproxy_backend_flows_total{backend="203.0.113.2",service="web"} 1
 # HELP halfproxy_backend_packets_total Packets forwarded to a backend.
 # TYPE halfproxy_backend_packets_total counter
 halfproxy_backend_packets_total{backend="203.0.113.1",service="web"} 0
-halfproxy_backend_packets_total{backend="203.0.113.2",service="web"} 3
+halfproxy_backend_packets_total{backend="203.0.113.2",service="web"} 4
 # HELP halfproxy_packets_total Packets that the program saw, by how they ended.
 # TYPE halfproxy_packets_total counter
 halfproxy_packets_total{verdict="answered_echo"} 0
 halfproxy_packets_total{verdict="answered_too_big"} 0
-halfproxy_packets_total{verdict="forwarded"} 3
+halfproxy_packets_total{verdict="forwarded"} 4
 halfproxy_packets_total{verdict="fragment"} 0
 halfproxy_packets_total{verdict="icmp_fragment"} 0
 halfproxy_packets_total{verdict="icmp_limited"} 0
@@ -59,14 +64,18 @@ halfproxy_packets_total{verdict="ttl_expired"} 1
 halfproxy_packets_total{verdict="vlan"} 0
 # HELP halfproxy_service_bytes_total Bytes forwarded to backends of a service, in frames as they came in.
 # TYPE halfproxy_service_bytes_total counter
-halfproxy_service_bytes_total{service="web"} 138
+halfproxy_service_bytes_total{service="web"} 196
+# HELP halfproxy_service_flows_total New flows of TCP and SCTP forwarded to backends of a service.
+# TYPE halfproxy_service_flows_total counter
+halfproxy_service_flows_total{service="web"} 1
 # HELP halfproxy_service_packets_total Packets forwarded to backends of a service.
 # TYPE halfproxy_service_packets_total counter
-halfproxy_service_packets_total{service="web"} 3
+halfproxy_service_packets_total{service="web"} 4
 `
 	names := []string{
-		"halfproxy_backend_bytes_total", "halfproxy_backend_packets_total", "halfproxy_packets_total",
-		"halfproxy_service_bytes_total", "halfproxy_service_packets_total",
+		"halfproxy_backend_bytes_total", "halfproxy_backend_flows_total", "halfproxy_backend_packets_total",
+		"halfproxy_packets_total",
+		"halfproxy_service_bytes_total", "halfproxy_service_flows_total", "halfproxy_service_packets_total",
 	}
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
 		t.Error(err)

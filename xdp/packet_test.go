@@ -65,6 +65,7 @@ type row struct {
 	verdict Verdict
 	out     []byte // of a forwarded one
 	counted string // service/backend of a forwarded one
+	opens   uint64 // flows: 1 of a packet that opens one
 }
 
 func (r row) check(t *testing.T, d *Dataplane) {
@@ -90,7 +91,7 @@ func (r row) check(t *testing.T, d *Dataplane) {
 		}
 		t.Errorf("frame of %d bytes, want %d, differs from byte %d on:\ngot  %.100x\nwant %.100x", len(out), len(want), at, out, want)
 	}
-	one := Count{1, uint64(len(r.in))}
+	one := Count{1, uint64(len(r.in)), r.opens}
 	counts := map[string]Count{r.verdict.String(): one}
 	if r.counted != "" {
 		service, _, _ := strings.Cut(r.counted, "/")
@@ -187,7 +188,10 @@ func TestPackets(t *testing.T) {
 	tcp, udp := packet.TCP, packet.UDP
 
 	rows := []row{
-		forwarded("l2: TCP SYN", tcp(c4, web, packet.SYN), l2, webBackend),
+		opening(forwarded("l2: TCP SYN", tcp(c4, web, packet.SYN), l2, webBackend)),
+		opening(forwarded("l2: TCP SYN with ECN", tcp(c4, web, packet.SYN, packet.IPByte(33, 0xc2)), l2, webBackend)),
+		opening(forwarded("l2: TCP SYN behind IPv4 options", tcp(c4, web, packet.SYN, packet.IPv4Options(40)), l2, webBackend)),
+		forwarded("l2: TCP SYN and ACK", tcp(c4, web, packet.SYN, packet.ACK), l2, webBackend),
 		forwarded("l2: TCP ACK", tcp(c4, web), l2, webBackend),
 		forwarded("l2: TCP FIN", tcp(c4, web, packet.FIN), l2, webBackend),
 		forwarded("l2: TCP RST", tcp(c4, web, packet.RST), l2, webBackend),
@@ -205,7 +209,8 @@ func TestPackets(t *testing.T) {
 		forwarded("l2: an empty UDP datagram", udp(c4, web, packet.Payload(0)), l2, webBackend),
 		forwarded("l2: an empty segment over IPv6", tcp(c6, web6, packet.Payload(0)), l2, webBackend),
 
-		forwarded("4in4: TCP SYN", tcp(c4, four4, packet.SYN), inIPv4, in4),
+		opening(forwarded("4in4: TCP SYN", tcp(c4, four4, packet.SYN), inIPv4, in4)),
+		opening(forwarded("6in4: TCP SYN", tcp(c6, four6, packet.SYN), inIPv4, in4)),
 		forwarded("4in4: TCP", tcp(c4, four4), inIPv4, in4),
 		forwarded("4in4: UDP", udp(c4, four4), inIPv4, in4),
 		forwarded("6in4: TCP", tcp(c6, four6), inIPv4, in4),
@@ -239,6 +244,7 @@ func TestPackets(t *testing.T) {
 		{name: "TTL 1, not for a VIP", in: tcp(c4, "192.0.2.200:443", packet.TTL(1)), verdict: NotVIP},
 		{name: "no backend", in: tcp(c4, "192.0.2.9:443"), verdict: NoBackend},
 		{name: "no backend, IPv6", in: udp(c6, "[2001:db8:2::9]:443"), verdict: NoBackend},
+		opening(row{name: "no backend, SYN", in: tcp(c4, "192.0.2.9:443", packet.SYN), verdict: NoBackend}),
 		{name: "no neighbour", in: tcp(c4, "192.0.2.10:443"), verdict: NoNeighbour},
 		{name: "no neighbour, IPv6", in: tcp(c6, "[2001:db8:2::10]:443"), verdict: NoNeighbour},
 
@@ -292,7 +298,7 @@ func TestPackets(t *testing.T) {
 
 		four, six := way.vips[0], way.vips[1]
 		rows = append(rows,
-			forwarded(way.name+": TCP SYN", tcp(c4, four, packet.SYN), out, way.counted),
+			opening(forwarded(way.name+": TCP SYN", tcp(c4, four, packet.SYN), out, way.counted)),
 			forwarded(way.name+": TCP over IPv6", tcp(c6, six), out, way.counted),
 			forwarded(way.name+": UDP", udp(c4, four), out, way.counted),
 			forwarded(way.name+": UDP over IPv6", udp(c6, six), out, way.counted),
@@ -323,6 +329,12 @@ func sameFlow(name string, in, flow []byte, send sending, counted string) row {
 
 func forwarded(name string, in []byte, way func([]byte) []byte, counted string) row {
 	return row{name: name, in: in, verdict: Forwarded, out: way(in), counted: counted}
+}
+
+// opening is the row of a packet that opens a flow.
+func opening(r row) row {
+	r.opens = 1
+	return r
 }
 
 // mapped makes the destination of an IPv6 frame ::ffff:address.

@@ -7,12 +7,14 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// Count is packets, and the bytes of their frames as they came in.
-type Count struct{ Packets, Bytes uint64 }
+// Count is packets, the bytes of their frames as they came in, and how many of
+// them opened a flow: TCP's SYN and SCTP's INIT do. UDP has no first packet.
+type Count struct{ Packets, Bytes, Flows uint64 }
 
 func (c *Count) add(o Count) {
 	c.Packets += o.Packets
 	c.Bytes += o.Bytes
+	c.Flows += o.Flows
 }
 
 // Stats is what the program counted since New.
@@ -59,7 +61,7 @@ func (d *Dataplane) Stats() (Stats, error) {
 		if err != nil {
 			return Stats{}, fmt.Errorf("read the counter of verdict %s: %w", Verdict(v), err)
 		}
-		stats.Verdicts[Verdict(v)] = Count{c.Packets, c.Bytes}
+		stats.Verdicts[Verdict(v)] = Count{c.Packets, c.Bytes, c.Flows}
 	}
 
 	counters, err := newCounters(d.store.maps[bpfMapBackendCounters])
@@ -112,7 +114,7 @@ func (t *tally) total(c *counters) (Count, error) {
 }
 
 func since(from, now bpfCounter) Count {
-	return Count{now.Packets - from.Packets, now.Bytes - from.Bytes}
+	return Count{now.Packets - from.Packets, now.Bytes - from.Bytes, now.Flows - from.Flows}
 }
 
 // endTally closes the tally's account with an entry, which is free after it.
@@ -174,6 +176,7 @@ func (c *counters) read(index uint32) (sum bpfCounter, err error) {
 	for _, cpu := range c.perCPU {
 		sum.Packets += cpu.Packets
 		sum.Bytes += cpu.Bytes
+		sum.Flows += cpu.Flows
 	}
 	return sum, nil
 }

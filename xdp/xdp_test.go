@@ -151,7 +151,7 @@ func moved(a, b Stats) map[string]Count {
 	diff := make(map[string]Count)
 	note := func(name string, before, after Count) {
 		if before != after {
-			diff[name] = Count{after.Packets - before.Packets, after.Bytes - before.Bytes}
+			diff[name] = Count{after.Packets - before.Packets, after.Bytes - before.Bytes, after.Flows - before.Flows}
 		}
 	}
 	for v, after := range b.Verdicts {

@@ -56,6 +56,6 @@ int measure(struct xdp_md *ctx)
 	/* Also by nothing: putting the frame right again is the harness's own cost. */
 	grown = ctx->data_end - ctx->data - bench.frame;
 	bpf_xdp_adjust_head(ctx, grown);
-	count(&actions, action, bench.frame);
+	count(&actions, action, bench.frame, false);
 	return action;
 }

@@ -167,6 +167,22 @@ static __always_inline __u32 shortest_header(__u8 protocol)
 	return 0;
 }
 
+/* What follows the ports and tells the packet that opens a flow from the others. */
+struct opening {
+	__u8 skipped[8];
+	__u8 chunk; /* the type of SCTP's first */
+	__u8 tcp_flags;
+};
+
+#define SCTP_INIT 1
+
+static __always_inline bool opens(const struct opening *opening, __u8 protocol)
+{
+	if (protocol == IPPROTO_TCP)
+		return is_syn(opening->tcp_flags);
+	return protocol == IPPROTO_SCTP && opening->chunk == SCTP_INIT;
+}
+
 static __always_inline void set_vip(struct packet *packet, const __u64 address[2], __u8 family)
 {
 	__u32 *to = packet->vip.address;
@@ -301,6 +317,7 @@ static __always_inline enum verdict parse_closer(struct xdp_md *ctx, struct look
 	struct packet *packet = &look->packet;
 	struct datagram *d = &look->outer;
 	struct vlanhdr *tag;
+	struct opening *opening;
 	enum verdict verdict;
 	__be16 h_proto;
 	__u32 size, room;
@@ -370,6 +387,9 @@ static __always_inline enum verdict parse_closer(struct xdp_md *ctx, struct look
 	if (!ports || room < size)
 		return VERDICT_PASS_MALFORMED;
 	set_ports(packet, *ports, d->protocol);
+	opening = take_next(&frame, d, struct opening);
+	if (opening && room >= sizeof(*ports) + sizeof(*opening))
+		packet->syn = opens(opening, d->protocol);
 	return VERDICT_FORWARDED;
 }
 

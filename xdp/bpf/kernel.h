@@ -171,11 +171,15 @@ struct tcphdr {
 	__be16 dest;
 	__be32 seq;
 	__be32 ack_seq;
-	__be16 flags;
+	__u8 offset; /* of the data, in words, in the high bits */
+	__u8 flags;
 	__be16 window;
 	__u16 check;
 	__be16 urg_ptr;
 };
+
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
 
 _Static_assert(sizeof(struct ethhdr) == 14, "Ethernet header");
 _Static_assert(sizeof(struct iphdr) == 20, "IPv4 header");

@@ -150,10 +150,10 @@ static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet
 }
 
 /* The one end of all packets. */
-static __always_inline int conclude(enum verdict verdict, __u64 frame, const struct target *to,
-				    bool tagged)
+static __always_inline int conclude(enum verdict verdict, __u64 frame, const struct packet *packet,
+				    const struct target *to, bool tagged)
 {
-	count(&verdicts, verdict, frame);
+	count(&verdicts, verdict, frame, packet->syn);
 	if (traced)
 		last.verdict = verdict;
 	if (verdict >= VERDICT_FIRST_DROP)
@@ -163,7 +163,7 @@ static __always_inline int conclude(enum verdict verdict, __u64 frame, const str
 	if (verdict != VERDICT_FORWARDED)
 		return XDP_PASS;
 
-	count(&backend_counters, to->backend, frame);
+	count(&backend_counters, to->backend, frame, packet->syn);
 	if (tagged || to->path->ifindex == self.ifindex)
 		return XDP_TX;
 	return bpf_redirect(to->path->ifindex, 0);
@@ -190,10 +190,10 @@ static __noinline int look_closer(struct xdp_md *ctx)
 	if (verdict == VERDICT_FORWARDED || verdict >= VERDICT_FIRST_DROP)
 		verdict = choose(&look->packet, verdict, &look->finding, &to);
 	if (verdict != VERDICT_FORWARDED && verdict != VERDICT_ANSWERED_ECHO)
-		return conclude(verdict, frame, &to, false);
+		return conclude(verdict, frame, &look->packet, &to, false);
 
 	if (look->finding.tags_size && !untag(ctx, &look->finding))
-		return conclude(VERDICT_DROP_NO_ROOM, frame, &to, false);
+		return conclude(VERDICT_DROP_NO_ROOM, frame, &look->packet, &to, false);
 	if (verdict == VERDICT_ANSWERED_ECHO)
 		verdict = answer_echo(ctx, &look->packet, &look->finding);
 	else
@@ -202,7 +202,7 @@ static __noinline int look_closer(struct xdp_md *ctx)
 		verdict = answer_too_big(ctx, &look->packet, &look->finding, &to);
 	if (look->finding.tags_size && !tag(ctx, &look->finding))
 		verdict = VERDICT_DROP_NO_ROOM;
-	return conclude(verdict, frame, &to, look->finding.tags_size);
+	return conclude(verdict, frame, &look->packet, &to, look->finding.tags_size);
 }
 
 SEC("xdp")
@@ -225,7 +225,7 @@ int balance(struct xdp_md *ctx)
 	/* What is too big is still as it came. */
 	if (unlikely(verdict == LOOK_CLOSER || verdict == VERDICT_DROP_TOO_BIG))
 		return look_closer(ctx);
-	return conclude(verdict, frame, &to, false);
+	return conclude(verdict, frame, &packet, &to, false);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -92,13 +92,14 @@ volatile const bool traced; /* an instance that keeps a trace */
 struct port self;
 struct trace last;
 
-static __always_inline void count(void *map, __u32 index, __u64 bytes)
+static __always_inline void count(void *map, __u32 index, __u64 bytes, bool syn)
 {
 	struct counter *counter = bpf_map_lookup_elem(map, &index);
 
 	if (counter) {
 		counter->packets++;
 		counter->bytes += bytes;
+		counter->flows += syn;
 	}
 }
 

@@ -9,8 +9,6 @@
 
 enum {
 	TC_ACT_UNSPEC = -1, /* the next filter's turn */
-	TCP_SYN = 0x02,
-	TCP_ACK = 0x10,
 	OPTION_END = 0,
 	OPTION_NOP = 1,
 	OPTION_MSS = 2,
@@ -167,20 +165,18 @@ int fit_mss(struct __sk_buff *skb)
 	struct tcphdr tcp;
 	bool ipv6 = false;
 	__u32 start, header, mss, ifindex = skb->ifindex;
-	__u16 flags;
 
 	start = find_tcp(skb, &source, &ipv6);
 	if (!start || bpf_skb_load_bytes(skb, start, &tcp, sizeof(tcp)))
 		return TC_ACT_UNSPEC;
-	flags = bpf_ntohs(tcp.flags);
-	if ((flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK))
+	if ((tcp.flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK))
 		return TC_ACT_UNSPEC;
 	if (!bpf_map_lookup_elem(&own_vips, &source))
 		return TC_ACT_UNSPEC;
 	limit = bpf_map_lookup_elem(&mss_limits, &ifindex);
 	if (!limit)
 		return TC_ACT_UNSPEC;
-	header = (flags >> 12) * 4;
+	header = (tcp.offset >> 4) * 4;
 	mss = find_mss(skb, start + sizeof(tcp), start + header);
 	if (mss)
 		lower(skb, start, mss, ipv6 ? limit->ipv6 : limit->ipv4);

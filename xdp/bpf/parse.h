@@ -18,6 +18,7 @@ struct packet {
 	__u32 ports;	    /* source and destination as they lie in the header */
 	__u32 length;	    /* of the IP packet: the frame may be padded */
 	bool ipv6;
+	bool syn; /* opens a flow */
 	__u8 tos; /* or traffic class */
 	__u8 ttl; /* or hop limit */
 };
@@ -43,6 +44,15 @@ static __always_inline __u64 mac_of(const __u8 *bytes)
 	return *(const __u32 *)bytes | (__u64)*(const __u16 *)(bytes + 4) << 32;
 }
 
+/*
+ * Whether a packet opens a flow. TCP tells (SYN without ACK), and SCTP (closer.h); a
+ * datagram of UDP does not, of it no flows are counted.
+ */
+static __always_inline bool is_syn(__u8 tcp_flags)
+{
+	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+}
+
 /* room is what the IP packet holds from the transport header on. */
 static __always_inline enum verdict parse_transport(struct cursor *cur, struct packet *packet,
 						    __u32 family, __u32 protocol, __u32 room)
@@ -53,6 +63,7 @@ static __always_inline enum verdict parse_transport(struct cursor *cur, struct p
 		if (!tcp || room < sizeof(*tcp))
 			return VERDICT_PASS_MALFORMED;
 		packet->ports = *(__u32 *)tcp;
+		packet->syn = is_syn(tcp->flags);
 	} else if (protocol == IPPROTO_UDP) {
 		struct udphdr *udp = take(cur, struct udphdr);
 

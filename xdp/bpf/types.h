@@ -155,6 +155,7 @@ struct limit {
 struct counter {
 	__u64 packets;
 	__u64 bytes; /* of frames as they came in */
+	__u64 flows; /* packets that opened one */
 };
 
 /* The interface that a loaded instance of the program sits on. */
