@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +38,7 @@ func NewClient(socket string) *Client {
 
 // Status asks how the node and its cluster stand.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	body, err := c.do(ctx, http.MethodGet, "/api/v1/status")
+	body, err := c.do(ctx, http.MethodGet, "/api/v1/status", nil)
 	if err != nil {
 		return Status{}, err
 	}
@@ -51,13 +52,24 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // Reload makes the node take its configuration file anew. The error has every
 // fault of the file; the node then goes on with what it had.
 func (c *Client) Reload(ctx context.Context) error {
-	_, err := c.do(ctx, http.MethodPost, "/api/v1/reload")
+	_, err := c.do(ctx, http.MethodPost, "/api/v1/reload", nil)
+	return err
+}
+
+// Order gives the node an order, of which Kind, Name, Action, Weight, By and Until
+// count. It is in force there when there is no error, and on its way to the others.
+func (c *Client) Order(ctx context.Context, o Order) error {
+	body, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	_, err = c.do(ctx, http.MethodPost, ordersPath, bytes.NewReader(body))
 	return err
 }
 
 // Trace asks where a flow goes, and why.
 func (c *Client) Trace(ctx context.Context, f Flow) (Trace, error) {
-	body, err := c.do(ctx, http.MethodGet, tracePath+"?"+f.query().Encode())
+	body, err := c.do(ctx, http.MethodGet, tracePath+"?"+f.query().Encode(), nil)
 	if err != nil {
 		return Trace{}, err
 	}
@@ -68,8 +80,8 @@ func (c *Client) Trace(ctx context.Context, f Flow) (Trace, error) {
 	return t, nil
 }
 
-func (c *Client) do(ctx context.Context, method, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://halfproxy"+path, nil)
+func (c *Client) do(ctx context.Context, method, path string, send io.Reader) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://halfproxy"+path, send)
 	if err != nil {
 		return nil, err
 	}

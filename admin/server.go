@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // Config is what a Server answers with. The functions are called for each
@@ -34,6 +36,9 @@ type Config struct {
 	// there are faults, is shown to whoever asked. ctx ends when that one goes
 	// away, and when the server stops.
 	Reload func(ctx context.Context) error
+
+	// Order takes an order. Its error, in words for people, is shown to whoever gave it.
+	Order func(ctx context.Context, o lb.Order) error
 
 	Log *slog.Logger
 }
@@ -69,6 +74,7 @@ func New(cfg Config) (*Server, error) {
 		}
 		mux := s.reads(cfg)
 		mux.HandleFunc("POST /api/v1/reload", func(w http.ResponseWriter, r *http.Request) { s.reload(w, r, cfg.Reload) })
+		mux.HandleFunc("POST "+ordersPath, func(w http.ResponseWriter, r *http.Request) { s.order(w, r, cfg.Order) })
 		mux.HandleFunc("GET "+tracePath, func(w http.ResponseWriter, r *http.Request) { s.trace(w, r, cfg.Trace) })
 		s.add(l, mux)
 	}

@@ -17,6 +17,7 @@ type Status struct {
 	Members       List[Member]  `json:"members"`
 	Services      List[Service] `json:"services"`
 	BGP           List[Peer]    `json:"bgp"`
+	Orders        List[Order]   `json:"orders"` // in force, beside the configuration
 	ConfigDigest  string        `json:"config_digest"`
 	ConfigDiffers List[string]  `json:"config_differs"` // members with another configuration for a while
 }
@@ -82,6 +83,7 @@ type Backend struct {
 	Address          netip.Addr `json:"address"`
 	Weight           int        `json:"weight"`
 	State            string     `json:"state"` // up, down, draining, drained or unknown
+	Order            string     `json:"order"` // in force about it, in words; empty: none
 	HealthyObservers int        `json:"healthy_observers"`
 	Observers        int        `json:"observers"`
 	Packets          uint64     `json:"packets"`

@@ -53,6 +53,10 @@ func troubled() admin.Status {
 			},
 		},
 		Cluster: admin.Cluster{InSight: 1, Size: 3, Frozen: true, Blind: []string{"lb3"}},
+		Orders: []admin.Order{
+			{Kind: "service", Name: "dns", Action: "drain", By: "alice", Member: "lb1", At: now.Add(-90 * time.Second)},
+			{Kind: "backend", Name: "web/web2", Action: "weigh", Weight: 50, By: "bob", Member: "lb2", At: now.Add(-26 * time.Hour), Until: now.Add(time.Hour)},
+		},
 		Members: []admin.Member{
 			{Name: "lb1", Address: ipPort("10.0.1.1:7946"), State: "alive", ConfigDigest: "8c1d3f0a52b7e946"},
 			{Name: "lb2", Address: ipPort("[2001:db8:1::2]:7946"), State: "dead"},

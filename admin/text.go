@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // WriteText writes s for people, in tables for a terminal of 80 columns. Only
@@ -24,6 +26,7 @@ func (s Status) WriteText(w io.Writer, colour bool) error {
 	p.bgp(s)
 	p.WriteByte('\n')
 	p.members(s)
+	p.orders(s)
 	if err := p.Flush(); err != nil { // holds the first error of all writes
 		return fmt.Errorf("write status: %w", err)
 	}
@@ -152,6 +155,25 @@ func (p *printer) members(s Status) {
 			config = cell{"differs", red}
 		}
 		t.add("", cell{text: m.Name}, cell{text: text(m.Address)}, cell{m.State, tone(m.State)}, config)
+	}
+	p.table(t)
+}
+
+// orders are shown where there are any.
+func (p *printer) orders(s Status) {
+	if len(s.Orders) == 0 {
+		return
+	}
+	p.WriteByte('\n')
+	p.heading("ORDERS", fmt.Sprintf("%d in force", len(s.Orders)))
+	t := table{columns: []column{{title: "OF"}, {title: "NAME"}, {title: "ORDER"}, {title: "BY"}, {title: "SINCE", right: true}, {title: "FOR", right: true}}}
+	for _, o := range s.Orders {
+		action := o.Action
+		if o.Action == lb.Weigh.String() {
+			action = fmt.Sprintf("weight %d", o.Weight)
+		}
+		t.add("", cell{text: o.Kind}, cell{text: o.Name}, cell{action, yellow}, cell{text: joined(" on ", o.By, o.Member)},
+			cell{text: age(s.Time, o.At)}, cell{text: age(o.Until, s.Time)})
 	}
 	p.table(t)
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/google/renameio/v2"
 )
 
 // nextBoot gives a boot number greater than all before it: the clock's
@@ -38,21 +40,10 @@ func keepBoot(dir string, boot uint64) error {
 	if dir == "" {
 		return nil
 	}
-	err := func() error {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		f, err := os.CreateTemp(dir, ".boot-*")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = os.Remove(f.Name()) }() // fails once it is renamed
-		_, err = fmt.Fprintln(f, boot)
-		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-			return err
-		}
-		return os.Rename(f.Name(), bootFile(dir))
-	}()
+	err := os.MkdirAll(dir, 0o755)
+	if err == nil {
+		err = renameio.WriteFile(bootFile(dir), fmt.Appendln(nil, boot), 0o644)
+	}
 	if err != nil {
 		return fmt.Errorf("keep boot number in %s: %w: the directory must be writable", dir, err)
 	}

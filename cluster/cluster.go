@@ -305,6 +305,12 @@ func (c *Cluster) receive(b []byte) {
 		for _, r := range m {
 			c.take(r.record, false, now.Add(-r.age), now)
 		}
+	case change:
+		c.amend(m, now)
+	case versions:
+		for _, v := range m {
+			c.compare(v)
+		}
 	case request:
 		c.note(func(time.Time) refusal {
 			c.todo.owe = with(c.todo.owe, m.member, true)
@@ -353,6 +359,38 @@ func (c *Cluster) take(r *record, direct bool, heard, now time.Time) bool {
 		return true
 	}
 	return false
+}
+
+// amend makes a member's newer record from the one that is held of it, or asks for
+// the whole.
+func (c *Cluster) amend(m change, now time.Time) {
+	c.mu.Lock()
+	r, why := c.roster.amend(m)
+	c.mu.Unlock()
+	switch {
+	case why != "":
+		c.refuse(why)
+	case r != nil:
+		c.take(r, true, now, now)
+	default:
+		c.compare(heartbeat{m.member, version{m.base.boot, m.sequence}})
+	}
+}
+
+// compare asks for the record of a member that others have a newer one of.
+func (c *Cluster) compare(v heartbeat) {
+	c.mu.Lock()
+	p := c.roster.compare(v)
+	if p.behind {
+		c.todo.ask = with(c.todo.ask, v.member, true)
+	}
+	c.mu.Unlock()
+	if p.beyond {
+		c.outlive(v.boot)
+	}
+	if p.behind {
+		notify(c.wake)
+	}
 }
 
 // outlive makes this member newer than what the others have seen of it.

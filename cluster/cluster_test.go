@@ -42,7 +42,7 @@ var (
 // member is a Cluster that runs.
 type member struct {
 	*Cluster
-	t      *testing.T
+	t      testing.TB
 	log    *logBuffer
 	reg    *prometheus.Registry
 	faults *faults
@@ -80,7 +80,7 @@ func configOf(name string, at netip.AddrPort, join ...netip.AddrPort) Config {
 }
 
 // launch runs a member as production does, except for what change changes.
-func launch(t *testing.T, cfg Config, change ...func(*timing)) *member {
+func launch(t testing.TB, cfg Config, change ...func(*timing)) *member {
 	t.Helper()
 	m := &member{t: t, log: &logBuffer{}, reg: prometheus.NewPedanticRegistry(), faults: &faults{}, done: make(chan error, 2)}
 	cfg.Registerer = m.reg
@@ -111,7 +111,7 @@ func launch(t *testing.T, cfg Config, change ...func(*timing)) *member {
 
 // launchAll runs n members lb1, lb2… that all know each other's address, own
 // included, as a configuration that is the same everywhere has it.
-func launchAll(t *testing.T, n int, change ...func(*timing)) []*member {
+func launchAll(t testing.TB, n int, change ...func(*timing)) []*member {
 	t.Helper()
 	addresses := make([]netip.AddrPort, n)
 	for i := range addresses {
@@ -310,6 +310,46 @@ func TestALargeReportArrives(t *testing.T) {
 	// A new member gets it as it joins.
 	late := launch(t, configOf("lb9", loopback(), members[1].cfg.Listen))
 	late.waitConfig(3*time.Second, "lb1", 3)
+}
+
+// One backend's change of many fits a packet, so it needs no stream.
+func TestOnlyWhatChangedOfALargeReportIsSent(t *testing.T) {
+	t.Parallel()
+	members := launchAll(t, 2)
+	large := sample(5000)
+	members[0].Publish(large)
+	members[1].waitConfig(2*time.Second, "lb1", large.Config)
+	members[0].faults.refuseDials()
+	for round := range 10 {
+		changed := large
+		changed.Config = lb.Digest(round + 1)
+		changed.Observations = slices.Clone(large.Observations)
+		changed.Observations[500*round].State = lb.Up
+		changed.Observations = slices.Delete(changed.Observations, round, round+1)
+		members[0].Publish(changed)
+		members[1].waitConfig(2*time.Second, "lb1", changed.Config)
+		for _, r := range members[1].Records() {
+			if r.Member == "lb1" && !slices.Equal(r.Report.Observations, changed.Observations) {
+				t.Fatalf("round %d: the observations differ", round)
+			}
+		}
+	}
+}
+
+// A change makes no sense to one who missed the record before it.
+func TestOneWhoMissedAChangeAsksForTheWhole(t *testing.T) {
+	t.Parallel()
+	members := launchAll(t, 2)
+	large := sample(5000)
+	members[0].Publish(large)
+	members[1].waitConfig(2*time.Second, "lb1", large.Config)
+	for config := lb.Digest(1); config <= 2; config++ {
+		large.Config = config
+		members[0].faults.setPackets(func(string) bool { return config == 1 })
+		members[0].Publish(large)
+		time.Sleep(100 * time.Millisecond)
+	}
+	members[1].waitConfig(2*time.Second, "lb1", 2)
 }
 
 func TestAReportThatIsTooLargeLeavesTheLastOneStanding(t *testing.T) {
@@ -775,6 +815,9 @@ type faults struct {
 	mu      sync.Mutex
 	all     func(to string) bool // true: lost, TCP included
 	packets func(to string) bool
+	dials   bool // are refused
+
+	sent atomic.Int64 // bytes in packets and streams
 }
 
 func (f *faults) set(lost func(string) bool) {
@@ -789,6 +832,12 @@ func (f *faults) setPackets(lost func(string) bool) {
 	f.packets = lost
 }
 
+func (f *faults) refuseDials() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dials = true
+}
+
 func (f *faults) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
 	f.mu.Lock()
 	all, packets := f.all, f.packets
@@ -796,17 +845,30 @@ func (f *faults) WriteToAddress(b []byte, a memberlist.Address) (time.Time, erro
 	if all != nil && all(a.Addr) || packets != nil && packets(a.Addr) {
 		return time.Now(), nil
 	}
+	f.sent.Add(int64(len(b)))
 	return f.NodeAwareTransport.WriteToAddress(b, a)
 }
 
 func (f *faults) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	f.mu.Lock()
-	all := f.all
+	all, dials := f.all, f.dials
 	f.mu.Unlock()
-	if all != nil && all(a.Addr) {
+	if all != nil && all(a.Addr) || dials {
 		return nil, errors.New("cut")
 	}
-	return f.NodeAwareTransport.DialAddressTimeout(a, timeout)
+	conn, err := f.NodeAwareTransport.DialAddressTimeout(a, timeout)
+	return countedConn{conn, &f.sent}, err
+}
+
+type countedConn struct {
+	net.Conn
+	sent *atomic.Int64
+}
+
+func (c countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.sent.Add(int64(n))
+	return n, err
 }
 
 // cut takes away all that runs between two sides.

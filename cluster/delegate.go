@@ -29,10 +29,15 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 	return d.c.queue.GetBroadcasts(overhead, limit)
 }
 
-func (d delegate) LocalState(bool) []byte {
+// LocalState gives one who joins all records. To members it tells versions alone:
+// who lacks one asks for it.
+func (d delegate) LocalState(join bool) []byte {
 	d.c.mu.Lock()
 	defer d.c.mu.Unlock()
-	return d.c.roster.all(time.Now()).encode()
+	if join {
+		return d.c.roster.all(time.Now()).encode()
+	}
+	return d.c.roster.versions().encode()
 }
 
 func (d delegate) MergeRemoteState(b []byte, _ bool) { d.c.receive(b) }

@@ -158,6 +158,33 @@ func (r *roster) beat(h heartbeat, now time.Time) pulse {
 	return out
 }
 
+// compare tells whether a member has a newer record than we hold, as others know.
+func (r *roster) compare(v heartbeat) pulse {
+	p := r.peers[v.member]
+	switch {
+	case v.member == r.self:
+		return pulse{beyond: v.version.compare(r.version()) > 0}
+	case p == nil || !p.listed || v.sequence == 0:
+		return pulse{}
+	}
+	return pulse{behind: v.version.compare(p.version()) > 0}
+}
+
+// amend gives the record that m makes of the one that is held; nil: it is another
+// than m begins with.
+func (r *roster) amend(m change) (*record, refusal) {
+	p := r.peers[m.member]
+	if m.member == r.self || p == nil || p.record == nil || p.record.version != m.base {
+		return nil, ""
+	}
+	report := m.apply(p.record.report)
+	encoded, err := encodeReport(report)
+	if err != nil {
+		return nil, refusedOversize // each of its parts was in range
+	}
+	return newRecord(m.member, version{m.base.boot, m.sequence}, report, encoded), ""
+}
+
 // outcome is what became of a record that came in.
 type outcome int
 
@@ -279,7 +306,7 @@ func (r *roster) records(now time.Time) []lb.Record {
 	return list
 }
 
-// all are the records as push/pull carries them.
+// all are the records as one who joins gets them.
 func (r *roster) all(now time.Time) state {
 	var s state
 	for _, p := range r.sorted() {
@@ -288,6 +315,17 @@ func (r *roster) all(now time.Time) state {
 		}
 	}
 	return s
+}
+
+// versions are those of all records, as push/pull carries them.
+func (r *roster) versions() versions {
+	var list versions
+	for name, p := range r.sorted() {
+		if p.record != nil {
+			list = append(list, heartbeat{name, p.record.version})
+		}
+	}
+	return list
 }
 
 func (r *roster) heard(p *peer, now time.Time) time.Time {

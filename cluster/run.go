@@ -186,6 +186,7 @@ func (c *Cluster) farewell(s *sender) {
 type sender struct {
 	c       *Cluster
 	ml      *memberlist.Memberlist
+	told    *record // that was last sent to everybody
 	streams sync.WaitGroup
 	slots   chan struct{} // bounds the streams
 
@@ -220,13 +221,15 @@ func (s *sender) heartbeat() {
 	}
 }
 
-// spread sends the own record to everybody.
+// spread sends everybody the own record, or what differs from the last one sent.
 func (s *sender) spread() {
 	record := s.record()
 	if record == nil {
 		return
 	}
-	b := news{record}.encode()
+	whole := news{record}.encode()
+	b := s.shorter(whole, record)
+	s.told = record
 	for _, node := range s.others() {
 		if len(b) <= maxPacket {
 			s.packet(node, b)
@@ -234,7 +237,24 @@ func (s *sender) spread() {
 			s.stream(node)
 		}
 	}
-	s.c.broadcast(record, func() []byte { return b })
+	s.c.broadcast(record, func() []byte { return whole })
+}
+
+// shorter gives what makes record from the last one that was sent, where that is
+// shorter than the whole.
+func (s *sender) shorter(whole []byte, record *record) []byte {
+	if s.told == nil || s.told.boot != record.boot || s.told == record {
+		return whole
+	}
+	c, ok := diff(s.told.report, record.report)
+	if !ok {
+		return whole
+	}
+	c.member, c.base, c.sequence = record.member, s.told.version, record.sequence
+	if b := c.encode(); len(b) < len(whole) {
+		return b
+	}
+	return whole
 }
 
 // stream sends the own record over TCP, one at a time to each member. What

@@ -24,15 +24,22 @@ import (
 //	request   = member                           "send me your record"
 //	claim     = member uptime(8) port(2) address "I run under this name"
 //	state     = count(2) { age(4) length(4) record }, sorted by member
+//	change    = member boot(8) base(8) sequence(8) report    what differs from the record base
+//	            count(2) { service }, count(4) { target }    and is gone, sorted
+//	versions  = count(2) { member boot(8) sequence(8) }, sorted by member
 //	record    = member boot(8) sequence(8) report
 //	report    = flags(1) config(8)
 //	            count(2) { service digest(8) }, sorted by service
+//	            count(2) { order }, sorted by subject
 //	            count(4) { target(8) }, sorted; then 2 bits of state for each
+//	order     = kind(1) service name action(1) weight(2) by at(8) until(8) member version(8)
 //
-// An age is the milliseconds since the member gave its last sign of life.
+// An age is the milliseconds since the member gave its last sign of life; at and
+// until are milliseconds since 1970. A service in an order may be empty, and by is
+// text.
 // Every value has one encoding and a decoder takes no other: equal reports are
 // equal bytes.
-const wireVersion = 1
+const wireVersion = 2
 
 type kind uint8
 
@@ -43,6 +50,8 @@ const (
 	kindRequest
 	kindClaim
 	kindState
+	kindChange
+	kindVersions
 )
 
 const (
@@ -125,7 +134,8 @@ type (
 		uptime  time.Duration
 		address netip.AddrPort
 	}
-	state []relay
+	state    []relay
+	versions []heartbeat
 )
 
 func (m heartbeat) encode() []byte {
@@ -133,6 +143,14 @@ func (m heartbeat) encode() []byte {
 }
 
 func (m news) encode() []byte { return append(message(kindNews), m.record.raw...) }
+
+func (m versions) encode() []byte {
+	b := binary.BigEndian.AppendUint16(message(kindVersions), uint16(len(m)))
+	for _, v := range m {
+		b = appendVersion(appendName(b, v.member), v.version)
+	}
+	return b
+}
 
 func (m relay) encode() []byte {
 	return append(appendAge(message(kindRelay), m.age), m.record.raw...)
@@ -184,9 +202,8 @@ func normal(report lb.Report) lb.Report {
 	if len(report.Tables) == 0 {
 		report.Tables = nil
 	}
-	report.Observations = slices.SortedFunc(slices.Values(report.Observations), func(a, b lb.Observation) int {
-		return cmp.Compare(a.Target, b.Target)
-	})
+	report.Observations = slices.SortedFunc(slices.Values(report.Observations), byTarget)
+	report.Orders = slices.SortedFunc(slices.Values(report.Orders), bySubject)
 	return report
 }
 
@@ -212,6 +229,10 @@ func encodeReport(report lb.Report) ([]byte, error) {
 		}
 		b = appendName(b, service)
 		b = binary.BigEndian.AppendUint64(b, uint64(report.Tables[service]))
+	}
+	b, err := appendOrders(b, report.Orders)
+	if err != nil {
+		return nil, err
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(report.Observations)))
 	for i, o := range report.Observations {
@@ -245,7 +266,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// decode gives a heartbeat, news, relay, request, claim or state, or a refusal.
+// decode gives a heartbeat, news, relay, request, claim, state, change or versions,
+// or a refusal.
 // Nothing of b is kept.
 func decode(b []byte) (any, refusal) {
 	r := reader{b: b}
@@ -270,6 +292,10 @@ func decode(b []byte) (any, refusal) {
 		m = r.claim()
 	case kindState:
 		m = r.state()
+	case kindChange:
+		m = r.change()
+	case kindVersions:
+		m = r.versions()
 	default:
 		r.fail(refusedMalformed)
 	}
@@ -383,6 +409,21 @@ func (r *reader) state() state {
 	return s
 }
 
+func (r *reader) versions() versions {
+	var list versions
+	for range r.uint16() {
+		v := heartbeat{r.name(), r.version()}
+		if r.refused == "" && len(list) > 0 && v.member <= list[len(list)-1].member {
+			r.fail(refusedOrder)
+		}
+		if r.refused != "" {
+			return nil
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
 // record reads one that is length bytes long.
 func (r *reader) record(length int) *record {
 	raw := r.take(length)
@@ -396,6 +437,9 @@ func (r *reader) record(length int) *record {
 	inner := reader{b: raw}
 	rec := &record{member: inner.name(), version: inner.version(), raw: slices.Clone(raw)}
 	rec.report = inner.report()
+	if len(inner.b) > 0 {
+		inner.fail(refusedMalformed)
+	}
 	if inner.refused == "" && rec.sequence == 0 {
 		inner.fail(refusedMalformed) // 0 is the heartbeat of a member without a record
 	}
@@ -406,7 +450,6 @@ func (r *reader) record(length int) *record {
 	return rec
 }
 
-// report takes all that is left.
 func (r *reader) report() lb.Report {
 	if len(r.b) > maxReport {
 		r.fail(refusedOversize)
@@ -435,8 +478,10 @@ func (r *reader) report() lb.Report {
 		previous = service
 	}
 
+	report.Orders = r.orders()
+
 	count := int(r.uint32())
-	if count > maxReport || len(r.b) != 8*count+packed(count) {
+	if count > maxReport || len(r.b) < 8*count+packed(count) {
 		r.fail(refusedMalformed) // before room is made for count observations
 	}
 	if r.refused != "" || count == 0 {

@@ -138,10 +138,6 @@ func (c *checker) forward(s serviceEntry, service *lb.Service) {
 	service.OuterSources = sources
 }
 
-// maxWeight is a hundred times the default: in a table of 16381 slots the
-// lightest backend still has one beside the heaviest.
-const maxWeight = 10_000
-
 func (c *checker) backends(s serviceEntry) []lb.Backend {
 	some(c.report, s.Backends, "list the servers, weight: 0 drains one that has to stay")
 	var backends []lb.Backend
@@ -156,7 +152,7 @@ func (c *checker) backends(s serviceEntry) []lb.Backend {
 			once(c.report, addresses, backend.Address, entry.Address, "remove one of them, weight gives a server a larger share")
 			c.belongs(backend.Address, fmt.Sprintf("backend %s of service %s", entry.Name, s.Name))
 		}
-		backend.Weight, _ = want(c.report, entry.Weight, 100, between(0, maxWeight))
+		backend.Weight, _ = want(c.report, entry.Weight, 100, between(0, lb.MaxWeight))
 		backends = append(backends, backend)
 	}
 	return backends

@@ -71,6 +71,10 @@ type Config struct {
 	// PartitionHold is how long verdicts stay as they were when fewer than a majority
 	// is in sight. After it those in sight decide.
 	PartitionHold time.Duration
+	// Orders are those that were kept by a process before, and KeepOrders keeps all
+	// that there are whenever one is added. Nil: those of the others are all there is.
+	Orders     []lb.Order
+	KeepOrders func([]lb.Order) error
 
 	Dataplane Dataplane
 	Announcer Announcer
@@ -94,6 +98,7 @@ type Controller struct {
 	stepping  sync.Mutex // one step at a time; guards what follows
 	jury      jury
 	self      self
+	orders    book
 	done      outcome
 	agreement agreement
 }
@@ -114,9 +119,11 @@ func New(cfg Config) *Controller {
 	c := &Controller{
 		Config: cfg,
 		woken:  make(chan struct{}, 1),
+		orders: make(book),
 		jury:   jury{size: cfg.Size, hold: cfg.PartitionHold},
 	}
 	c.Log = cfg.Log.With("part", "control")
+	c.orders.merge(cfg.Orders)
 	c.status.Store(&Status{})
 	if cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(collector{c})
@@ -206,7 +213,7 @@ func (c *Controller) current() plan {
 func (c *Controller) report(p plan, observations []lb.Observation, now time.Time) lb.Report {
 	return lb.Report{
 		Config: p.digest, Tables: c.done.tables, Observations: observations,
-		Settled: c.self.settle(p, observations, now),
+		Settled: c.self.settle(p, observations, now), Orders: c.orders.list(),
 	}
 }
 
@@ -217,20 +224,25 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	defer c.stepping.Unlock()
 	p, observations, now := c.current(), c.Checker.Observations(), time.Now()
 
-	others := slices.DeleteFunc(inSight(c.Cluster.Records(), now), func(r lb.Record) bool { return r.Member == c.Node })
+	records := c.Cluster.Records()
+	c.hear(records, now)
+	others := slices.DeleteFunc(inSight(records, now), func(r lb.Record) bool { return r.Member == c.Node })
 	counting := append(slices.Clone(others), lb.Record{Member: c.Node, Heard: now, Report: c.report(p, observations, now)})
 	found := c.jury.decide(p.targets, counting, now)
 	blind := c.self.see(slices.Contains(found.blind, c.Node), p, now)
 
 	decisions := make([]decision, len(p.services))
 	for i, s := range p.services {
-		decisions[i] = decide(s, found.verdicts, c.Secret, c.done.decisions[s.Name])
+		decisions[i] = decide(s, found.verdicts, c.orders.directives(s, now), c.Secret, c.done.decisions[s.Name])
 	}
 	attachErr := c.Dataplane.Attached()
 	obstacle := ""
+	drained, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})
 	switch {
 	case p.draining:
-		obstacle = "this node is draining"
+		obstacle = "this node is draining: it stops"
+	case draining:
+		obstacle = "this node is draining: " + drained.String()
 	case attachErr != nil:
 		obstacle = attachErr.Error()
 	case blind:
@@ -252,7 +264,7 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	report := c.report(p, observations, now)
 	c.Cluster.Publish(report)
 	differs := c.agreement.update(c.Log, report, others, now)
-	c.status.Store(c.newStatus(p, len(counting), found, reasons, differs))
+	c.status.Store(c.newStatus(p, now, len(counting), found, reasons, differs))
 	return changed, err
 }
 

@@ -37,7 +37,7 @@ func TestMembersWithTheSameRecordsHaveTheSameTables(t *testing.T) {
 	}
 	table := func(service lb.Service, secret string) lb.Digest {
 		p := newPlan([]lb.Service{service})
-		return decide(p.services[0], judge(p.targets, records), []byte(secret), decision{}).digest
+		return decide(p.services[0], judge(p.targets, records), directives{}, []byte(secret), decision{}).digest
 	}
 
 	want := table(service, "secret")
@@ -64,7 +64,7 @@ func TestATableIsTakenOverOnlyWhenItWouldComeOutTheSame(t *testing.T) {
 	up := judgement{state: lb.Up, up: 1, observers: 1}
 	down := judgement{state: lb.Down, observers: 1}
 	decided := func(previous decision, verdicts ...judgement) decision {
-		return decide(newPlan([]lb.Service{service}).services[0], verdicts, nil, previous)
+		return decide(newPlan([]lb.Service{service}).services[0], verdicts, directives{}, nil, previous)
 	}
 	verdicts := func(web1, web2 judgement) []judgement { // in the order of the plan's targets
 		list := make([]judgement, 2)

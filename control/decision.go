@@ -59,6 +59,7 @@ func newPlan(services []lb.Service) plan {
 // decision is what should be so for one service.
 type decision struct {
 	service  planned
+	orders   directives
 	backends []BackendStatus // sorted by name
 	table    lb.Table
 	digest   lb.Digest
@@ -70,22 +71,31 @@ type decision struct {
 // serve. previous is the service's last decision: where nothing changed it
 // stands, and its table is taken over when it would come out the same, since
 // building one costs milliseconds.
-func decide(s planned, verdicts []judgement, secret []byte, previous decision) decision {
-	if previous.stands(s, verdicts) {
+func decide(s planned, verdicts []judgement, orders directives, secret []byte, previous decision) decision {
+	if previous.stands(s, verdicts, orders) {
 		return previous
 	}
-	d := decision{service: s, judged: previous.judged}
+	d := decision{service: s, orders: orders, judged: previous.judged}
 
 	var inService, healthy, down, unknown int // of the backends with a weight
 	for i, b := range s.Backends {
-		j := verdicts[s.targets[i]]
-		status := BackendStatus{Backend: b, State: j.state, Up: j.up, Observers: j.observers}
+		j, order := verdicts[s.targets[i]], orders.backend(i)
+		if order.Action == lb.Weigh {
+			b.Weight = order.Weight
+		}
+		status := BackendStatus{Backend: b, State: j.state, Up: j.up, Observers: j.observers, Order: order}
 		if j.state == lb.Unknown {
 			status.State = previous.lastVerdict(b)
 		}
-		if b.Weight == 0 {
+		switch {
+		case order.Action == lb.Drain:
+			status.State = lb.Draining
+		case b.Weight == 0:
 			status.State = lb.Drained
-		} else {
+		case order.Action == lb.Fail:
+			status.State = lb.Down
+			inService++
+		default:
 			inService++
 		}
 		switch status.State {
@@ -103,13 +113,16 @@ func decide(s planned, verdicts []judgement, secret []byte, previous decision) d
 
 	var usable []lb.Backend
 	for _, b := range d.backends {
-		if b.Weight > 0 && (b.State == lb.Up || panicking) {
+		aside := b.State == lb.Draining || b.State == lb.Drained || b.Order.Action == lb.Fail
+		if !aside && (b.State == lb.Up || panicking) {
 			usable = append(usable, b.Backend)
 		}
 	}
 	switch need := s.MinHealthy.Of(inService); {
+	case orders.service.Action == lb.Drain:
+		d.obstacle = orders.service.String()
 	case inService == 0:
-		d.obstacle = "every backend has weight 0"
+		d.obstacle = "every backend has weight 0 or is drained"
 	case !d.judged:
 		// The other members may know more: until we do, our table is not theirs.
 		d.obstacle = fmt.Sprintf("%d of %d backends are not judged yet", unknown, inService)
@@ -144,8 +157,8 @@ func (d *decision) lastVerdict(b lb.Backend) lb.State {
 }
 
 // stands tells whether d would come out the same.
-func (d *decision) stands(s planned, verdicts []judgement) bool {
-	if d.service.digest != s.digest || len(d.backends) != len(s.Backends) {
+func (d *decision) stands(s planned, verdicts []judgement, orders directives) bool {
+	if d.service.digest != s.digest || len(d.backends) != len(s.Backends) || !d.orders.equal(orders) {
 		return false
 	}
 	for i, b := range d.backends {

@@ -37,6 +37,9 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 //	data plane fails: WORDS         data plane works
 //	program is gone: WORDS          program is attached
 //	announcer fails: WORDS          announcer works
+//	order ACTION KIND NAME [for DURATION]     alice gives it on this node; ACTION is drain, fail, undo or a weight
+//	MEMBER holds ACTION KIND NAME VERSION     an order that bob gave on MEMBER
+//	restart                         of this node, with the orders that it kept
 //	drain
 //	wait DURATION
 func TestScenarios(t *testing.T) {
@@ -110,6 +113,8 @@ type world struct {
 	differs  map[string]string // member to the service whose table it has otherwise, "" for the configuration
 
 	control    *Controller
+	stop       func()     // ends control
+	kept       []lb.Order // by KeepOrders
 	attached   error
 	applyFails error
 	tellFails  error
@@ -129,10 +134,12 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) start(ctx context.Context) {
+	ctx, w.stop = context.WithCancel(ctx)
 	handler := slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: withoutTime})
 	w.control = New(Config{
 		Node: "lb1", Size: w.size, PartitionHold: 15 * time.Second, Secret: []byte("secret"),
 		Dataplane: w, Announcer: w, Cluster: w, Checker: w, Log: slog.New(handler),
+		Orders: w.kept, KeepOrders: func(all []lb.Order) error { w.kept = all; return nil },
 	})
 	w.control.SetServices(w.services)
 	go w.control.Run(ctx)
@@ -177,6 +184,22 @@ func (w *world) happen(line string) {
 	case words[0] == "remove":
 		w.services = slices.DeleteFunc(slices.Clone(w.services), func(s lb.Service) bool { return s.Name == words[1] })
 		w.control.SetServices(w.services)
+	case words[0] == "order":
+		order := w.order(words[1:4])
+		order.By = "alice"
+		if len(words) > 4 {
+			d, err := time.ParseDuration(words[5])
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			order.Until = time.Now().Add(d)
+		}
+		if err := w.control.Order(w.t.Context(), order); err != nil {
+			w.calls = append(w.calls, "refused: "+err.Error())
+		}
+	case words[0] == "restart":
+		w.stop()
+		w.start(w.t.Context())
 	case words[0] == "drain":
 		if err := w.control.Drain(w.t.Context()); err != nil {
 			w.calls = append(w.calls, "drain: "+err.Error())
@@ -226,11 +249,33 @@ func (w *world) member(name, does string, words []string) {
 		w.differs[name] = words[len(words)-1]
 	case does == "has another configuration":
 		w.differs[name] = ""
+	case strings.HasPrefix(does, "holds "):
+		order := w.order(words[:3])
+		order.By, order.Member, order.Version, order.At = "bob", name, uint64(w.number(words[3])), time.Now().UTC()
+		r.Report.Orders = append(slices.Clone(r.Report.Orders), order)
 	case does == "agrees":
 		delete(w.differs, name)
 	default:
 		w.t.Fatalf("scenario: %s %q?", name, does)
 	}
+}
+
+func (w *world) order(words []string) lb.Order {
+	subject, err := lb.ParseSubject(words[1], words[2])
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	order := lb.Order{Subject: subject}
+	switch words[0] {
+	case "drain":
+		order.Action = lb.Drain
+	case "fail":
+		order.Action = lb.Fail
+	case "undo":
+	default:
+		order.Action, order.Weight = lb.Weigh, w.number(words[0])
+	}
+	return order
 }
 
 func (w *world) observe(r *lb.Report, backend, state string) {
@@ -328,6 +373,9 @@ func (w *world) seen() string {
 	if st.Frozen {
 		fmt.Fprintf(&out, "frozen: %d of %d members in sight\n", st.InSight, st.Size)
 	}
+	for _, order := range st.Orders {
+		fmt.Fprintf(&out, "in force: %v\n", order)
+	}
 	if len(st.Blind) > 0 {
 		fmt.Fprintf(&out, "blind: %v\n", st.Blind)
 	}
@@ -345,7 +393,11 @@ func (w *world) Apply(_ context.Context, tables []lb.Table) error {
 		var used []string
 		for i, b := range t.Backends {
 			if slices.Contains(t.Slots, uint16(i)) {
-				used = append(used, b.Name)
+				name := b.Name
+				if b.Weight != 100 {
+					name = fmt.Sprintf("%s:%d", b.Name, b.Weight)
+				}
+				used = append(used, name)
 			}
 		}
 		words = append(words, fmt.Sprintf("%s=%v", t.Service.Name, used))

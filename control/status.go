@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -12,10 +13,11 @@ import (
 type Status struct {
 	Draining       bool
 	Config         lb.Digest
-	ConfigDiffers  []string // members whose services have differed for a while, sorted
-	InSight, Size  int      // members that count, and how many there should be
-	Frozen         bool     // too few in sight: verdicts stay as they were for now
-	Blind          []string // members whose observations are no votes: their own path is broken, sorted
+	ConfigDiffers  []string   // members whose services have differed for a while, sorted
+	InSight, Size  int        // members that count, and how many there should be
+	Frozen         bool       // too few in sight: verdicts stay as they were for now
+	Blind          []string   // members whose observations are no votes: their own path is broken, sorted
+	Orders         []lb.Order // in force, by subject
 	Services       []ServiceStatus
 	AnnouncedVIPs  []netip.Prefix // sorted
 	SuppressedVIPs []netip.Prefix // configured but not announced, sorted
@@ -35,18 +37,21 @@ type ServiceStatus struct {
 type BackendStatus struct {
 	lb.Backend
 	State     lb.State
-	Up        int // observers in sight that see it up
-	Observers int // observers in sight that have made up their mind
+	Up        int      // observers in sight that see it up
+	Observers int      // observers in sight that have made up their mind
+	Order     lb.Order // in force about it; Undo: none
 }
 
-func (c *Controller) newStatus(p plan, inSight int, found finding, reasons map[string]string, differs differing) *Status {
+func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding, reasons map[string]string, differs differing) *Status {
+	_, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})
 	st := &Status{
-		Draining:      p.draining,
+		Draining:      p.draining || draining,
 		Config:        p.digest,
 		ConfigDiffers: differs.config,
 		InSight:       inSight,
 		Size:          c.Size,
 		Frozen:        found.frozen,
+		Orders:        c.orders.inForce(now),
 		Blind:         slices.Sorted(slices.Values(found.blind)),
 		AnnouncedVIPs: c.done.announced,
 	}

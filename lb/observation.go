@@ -49,6 +49,7 @@ type Report struct {
 	Config       Digest            // of the services, as Digest of DigestServices
 	Tables       map[string]Digest // service name to the digest of its table in the data plane
 	Observations []Observation     // sorted by target
+	Orders       []Order           // all that it knows of, by subject, those undone included
 	Settled      bool              // it has seen enough since its start: its observations are votes
 	Leaving      bool              // a planned stop: no votes from here any more
 }

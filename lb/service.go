@@ -126,6 +126,10 @@ type Backend struct {
 	Weight  int // share of new flows relative to its fellows; 0 gets none
 }
 
+// MaxWeight is a hundred times the usual weight of 100: in a table of 16,381 slots the
+// lightest backend still has one beside the heaviest.
+const MaxWeight = 10_000
+
 // Quorum is a number of backends, or a share of all of a service's in percent.
 type Quorum struct {
 	Value   int

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"reflect"
 	"sync"
 	"time"
@@ -65,6 +66,7 @@ type node struct {
 // interfaces when it returns and passes every packet until there are tables.
 func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err error) {
 	registry := newRegistry()
+	stateDir := os.Getenv("STATE_DIRECTORY") // systemd's
 
 	n := &node{log: log, started: time.Now(), cfg: cfg}
 	defer func() {
@@ -75,6 +77,7 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	n.admin, err = admin.New(admin.Config{
 		Listen: cfg.HTTP.Listen, Socket: cfg.Admin.Socket,
 		Status: n.status, Health: n.unhealthy, Ready: n.unready, Trace: n.trace, Reload: n.reload,
+		Order:    func(ctx context.Context, o lb.Order) error { return n.control.Order(ctx, o) },
 		Gatherer: registry, Log: log,
 	})
 	if err != nil {
@@ -92,14 +95,20 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 		Dataplane: n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,
 		Log: log, Registerer: registry,
 	}
+	if stateDir != "" {
+		file := ordersFile(filepath.Join(stateDir, "orders.json"))
+		if controls.Orders, err = file.read(); err != nil {
+			return nil, err
+		}
+		controls.KeepOrders = file.write
+	}
 	if cfg.Cluster.Alone() {
 		controls.Secret = machineSecret()
 	} else {
 		controls.Secret = cfg.Cluster.Keys[0]
 		n.members, err = cluster.New(cluster.Config{
 			Name: cfg.Node.Name, Cluster: cfg.Cluster.Name, Listen: cfg.Cluster.Listen, Join: cfg.Cluster.Join,
-			Keys: cfg.Cluster.Keys, StateDir: os.Getenv("STATE_DIRECTORY"), // systemd's
-			Log: log, Registerer: registry,
+			Keys: cfg.Cluster.Keys, StateDir: stateDir, Log: log, Registerer: registry,
 		})
 		if err != nil {
 			return nil, err

@@ -33,6 +33,9 @@ func (n *node) status() admin.Status {
 		ConfigDiffers: st.ConfigDiffers,
 		Members:       n.memberList(cfg.Node.Name, st.Config),
 	}
+	for _, o := range st.Orders {
+		s.Orders = append(s.Orders, admin.NewOrder(o))
+	}
 	modes := n.dataplane.Modes()
 	for _, name := range cfg.Node.Interfaces {
 		mode, attached := modes[name]
@@ -56,8 +59,13 @@ func (n *node) status() admin.Status {
 		}
 		for _, b := range service.Backends {
 			traffic := stats.Services[service.Name].Backends[b.Name]
+			order := ""
+			if b.Order != (lb.Order{}) {
+				order = b.Order.String()
+			}
 			out.Backends = append(out.Backends, admin.Backend{
-				Name: b.Name, Address: b.Address, Weight: b.Weight, State: b.State.String(),
+				Order: order,
+				Name:  b.Name, Address: b.Address, Weight: b.Weight, State: b.State.String(),
 				HealthyObservers: b.Up, Observers: b.Observers,
 				Packets: traffic.Packets, Bytes: traffic.Bytes, Flows: traffic.Flows, LastError: lastErrors[[2]string{service.Name, b.Name}],
 			})

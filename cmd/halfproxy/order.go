@@ -1,0 +1,189 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+func drainCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "drain",
+		Short: "Give a node, a backend or a service no new flows; old ones live on",
+		Long: `Give a node, a backend or a service no new flows; old ones live on.
+
+A backend or a service is drained on every member of the cluster, a node on that
+node alone. The order holds until it is undone or its time is over, over restarts
+too; ` + "`halfproxy status`" + ` shows it. The last order about one thing replaces the
+one before.`,
+	}
+	backend := orderCommand(lb.Drain, lb.OfBackend, "Send no new flows to a backend: web1 of every service, or web/web1")
+	service := orderCommand(lb.Drain, lb.OfService, "Withdraw a service's VIPs everywhere; packets that come are forwarded")
+	node := orderCommand(lb.Drain, lb.OfNode, "Withdraw this node's routes; packets that come are forwarded")
+	return group(cmd, node, backend, service)
+}
+
+func failCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "fail",
+		Short: "Take a backend for dead, whatever its checks say: its flows move at once",
+	}
+	return group(cmd, orderCommand(lb.Fail, lb.OfBackend, "Take web1 of every service, or web/web1, for dead"))
+}
+
+func weightCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "weight",
+		Short: "Give a backend another weight than the configuration does",
+	}
+	return group(cmd, orderCommand(lb.Weigh, lb.OfBackend, "Give web1 of every service, or web/web1, the weight N"))
+}
+
+// group is a command that does nothing without one of its own. cobra would answer
+// any other word with help and success.
+func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	var names []string
+	for _, c := range commands {
+		names = append(names, c.Name())
+	}
+	cmd.AddCommand(commands...)
+	cmd.RunE = func(*cobra.Command, []string) error { return nil }
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("%s what? Name one of %s", cmd.Name(), strings.Join(names, ", "))
+		}
+		return fmt.Errorf("unknown command %q for %q: use one of %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
+	}
+	return cmd
+}
+
+// orderCommand is the command for one action on one kind of things.
+func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Command {
+	var socket string
+	var undo bool
+	var lasts time.Duration
+	order := admin.Order{Kind: kind.String(), Action: action.String()}
+	cmd := &cobra.Command{
+		Use:   kind.String() + " NAME",
+		Short: short,
+		Args: func(cmd *cobra.Command, args []string) error {
+			want := 1
+			if action == lb.Weigh && !undo {
+				want = 2
+			}
+			if err := cobra.ExactArgs(want)(cmd, args); err != nil {
+				return err
+			}
+			order.Name = args[0]
+			if _, err := lb.ParseSubject(order.Kind, order.Name); err != nil {
+				return err
+			}
+			if want == 2 {
+				weight, err := strconv.Atoi(args[1])
+				if err != nil {
+					return fmt.Errorf("weight %q is no whole number: write one from 0 to %d", args[1], lb.MaxWeight)
+				}
+				order.Weight = weight
+			}
+			if lasts < 0 || undo && lasts > 0 {
+				return fmt.Errorf("--for %v makes no sense here: give it to the order itself, as a time to come", lasts)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if undo {
+				order.Action = lb.Undo.String()
+			}
+			if lasts > 0 {
+				order.Until = time.Now().Add(lasts)
+			}
+			order.By = whoever()
+			if err := admin.NewClient(socket).Order(cmd.Context(), order); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), inForce(action, kind, order, cmd.CommandPath()))
+			return nil
+		},
+	}
+	if action == lb.Weigh {
+		cmd.Use += " N"
+	}
+	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "admin socket `PATH` of the node")
+	cmd.Flags().BoolVar(&undo, "undo", false, "take the order about it back")
+	cmd.Flags().DurationVar(&lasts, "for", 0, "`TIME` after which the order ends by itself, such as 90m")
+	return cmd
+}
+
+// inForce says what holds after an order was taken.
+func inForce(action lb.Action, kind lb.SubjectKind, o admin.Order, command string) string {
+	everywhere := "on every member that this node reaches"
+	if kind == lb.OfNode {
+		everywhere = "until it is undone, over restarts too"
+	}
+	what := o.Kind + " " + o.Name
+	if o.Action == lb.Undo.String() {
+		return fmt.Sprintf("%s goes by the configuration and its checks again", what)
+	}
+	switch action {
+	case lb.Drain:
+		what = fmt.Sprintf("%s drains %s", what, everywhere)
+	case lb.Fail:
+		what = fmt.Sprintf("%s is taken for dead %s", what, everywhere)
+	case lb.Weigh:
+		what = fmt.Sprintf("%s has weight %d %s", what, o.Weight, everywhere)
+	}
+	if !o.Until.IsZero() {
+		what += ", until " + o.Until.Format(time.DateTime)
+	}
+	return fmt.Sprintf("%s; back with `%s %s --undo`", what, command, o.Name)
+}
+
+// whoever is the name of who gives an order: of the person behind sudo, if there
+// is one.
+func whoever() string {
+	if name := os.Getenv("SUDO_USER"); name != "" {
+		return name
+	}
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "uid " + strconv.Itoa(os.Getuid())
+}
+
+// ordersFile keeps orders over a restart of all members at once.
+type ordersFile string
+
+func (f ordersFile) read() ([]lb.Order, error) {
+	data, err := os.ReadFile(string(f))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var orders []lb.Order
+	if err == nil {
+		err = json.Unmarshal(data, &orders)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the orders of before from %s: %w: remove the file to forget them", string(f), err)
+	}
+	return orders, nil
+}
+
+func (f ordersFile) write(orders []lb.Order) error {
+	data, err := json.Marshal(orders)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(string(f), data, 0o600)
+}
