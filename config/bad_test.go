@@ -115,6 +115,8 @@ func TestParseRefuses(t *testing.T) {
 			"halfproxy.yaml:15: cluster.size 2 is less than the 3 nodes in cluster.listen and cluster.join: two halves could both believe to be the majority, count them all"},
 		{"a partition_hold without end", "size: 3", "size: 3\n  partition_hold: 2h",
 			"halfproxy.yaml:16: cluster.partition_hold \"2h\" is out of range: give a duration from 0s to 1h0m0s"},
+		{"observers that there cannot be", "fall: 3", "fall: 3\n      observers: 0",
+			`halfproxy.yaml:54: services[0] "web": check.observers 0 is out of range: give a number from 1 to 1000`},
 		{"a size in words", "size: 3", "size: three",
 			`halfproxy.yaml:15: cluster.size "three" is no whole number: write it in decimal digits alone`},
 		{"a size in quotes", "size: 3", `size: "3"`,

@@ -168,6 +168,8 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Cluster.Join }, []string{"10.0.1.2:7946", "[2001:db8::3]:7946", "lb4.example.net:7946", "lb5:8000"}},
 		{"no size: those to join and this one", "  size: 3 ", "  # ",
 			func(c Config) any { return c.Cluster.Size }, 3},
+		{"some observers", "fall: 3", "fall: 3\n      observers: 2",
+			func(c Config) any { return c.Services[0].Observers }, 2},
 		{"a longer partition_hold", "  size: 3 ", "  size: 3\n  partition_hold: 1m ",
 			func(c Config) any { return c.Cluster.PartitionHold }, time.Minute},
 		{"fewer nodes than names to join, as one may have several", "join: [10.0.1.2:7946, 10.0.1.3:7946]", "join: [lb2, lb2.example.net, lb3, lb3.example.net]",

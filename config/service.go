@@ -81,6 +81,7 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	c.forward(s, &service)
 	service.Backends = c.backends(s)
 	service.Check = c.check(s, service.Ports)
+	service.Observers, _ = want(c.report, s.Check.Observers, 0, between(1, 1000))
 	service.MinHealthy = c.minHealthy(s)
 	service.PanicBelow, _ = want(c.report, s.PanicBelow, 0, parseShare(0))
 	return service, places

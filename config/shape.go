@@ -100,6 +100,8 @@ type checkSection struct {
 	Timeout  value    `yaml:"timeout"`  // shorter than interval; default: 500ms, or half of interval where that is less
 	Rise     value    `yaml:"rise"`     // successes in a row that make a backend up; default: 2
 	Fall     value    `yaml:"fall"`     // failures in a row that make it down; default: 3
+	// How many members check each backend, 1 to 1000, chosen by rendezvous hashing. Default: all of them.
+	Observers value `yaml:"observers"`
 }
 
 type announceSection struct {

@@ -105,6 +105,8 @@ type Controller struct {
 
 // outcome is what the last step made so.
 type outcome struct {
+	checked   lb.Digest // of the services that the checker has targets of
+	assigned  []int     // what of them, as places among the plan's targets
 	decisions map[string]decision
 	tablesIn  lb.Digest // fingerprint of the services and tables that the data plane has
 	announced []netip.Prefix
@@ -138,8 +140,15 @@ func (c *Controller) SetServices(services []lb.Service) {
 	p.draining = c.plan.draining
 	c.plan = p
 	c.mu.Unlock()
-	c.Checker.SetTargets(p.all)
+	c.stepping.Lock()
+	c.assign(p, c.others(c.Cluster.Records(), time.Now()))
+	c.stepping.Unlock()
 	c.Wake()
+}
+
+// others are the records of the members in sight but this one.
+func (c *Controller) others(records []lb.Record, now time.Time) []lb.Record {
+	return slices.DeleteFunc(inSight(records, now), func(r lb.Record) bool { return r.Member == c.Node })
 }
 
 // Wake says that the checker or the cluster has news. It does not block.
@@ -213,7 +222,7 @@ func (c *Controller) current() plan {
 func (c *Controller) report(p plan, observations []lb.Observation, now time.Time) lb.Report {
 	return lb.Report{
 		Config: p.digest, Tables: c.done.tables, Observations: observations,
-		Settled: c.self.settle(p, observations, now), Orders: c.orders.list(),
+		Settled: c.self.settle(p, len(c.done.assigned), observations, now), Orders: c.orders.list(),
 	}
 }
 
@@ -226,7 +235,8 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 
 	records := c.Cluster.Records()
 	c.hear(records, now)
-	others := slices.DeleteFunc(inSight(records, now), func(r lb.Record) bool { return r.Member == c.Node })
+	others := c.others(records, now)
+	c.assign(p, others)
 	counting := append(slices.Clone(others), lb.Record{Member: c.Node, Heard: now, Report: c.report(p, observations, now)})
 	found := c.jury.decide(p.targets, counting, now)
 	blind := c.self.see(slices.Contains(found.blind, c.Node), p, now)

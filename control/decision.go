@@ -15,12 +15,14 @@ import (
 
 // plan is what the operator asks for, with all that follows from it alone.
 type plan struct {
-	services []planned
-	all      []lb.Target   // of all services
-	targets  []lb.TargetID // the same, each once, sorted
-	digest   lb.Digest     // of the services
-	patience time.Duration // that an observer needs to come to an opinion of every target
-	draining bool
+	services  []planned
+	all       []lb.Target   // of all services
+	places    []int         // of each of all, among targets
+	targets   []lb.TargetID // the same, each once, sorted
+	observers []int         // that each of targets is to have; 0: everybody
+	digest    lb.Digest     // of the services
+	patience  time.Duration // that an observer needs to come to an opinion of every target
+	draining  bool
 }
 
 // maxPatience is how long anything waits at most for those who check rarely.
@@ -35,23 +37,39 @@ type planned struct {
 
 func newPlan(services []lb.Service) plan {
 	p := plan{digest: lb.DigestServices(services)}
-	ids := make([][]lb.TargetID, len(services))
-	for i, s := range services {
+	var ids []lb.TargetID // of all
+	for _, s := range services {
 		s.Backends = lb.SortBackends(s.Backends)
 		p.services = append(p.services, planned{Service: s, digest: s.Digest()})
 		for _, t := range s.Targets() {
 			p.all = append(p.all, t)
-			ids[i] = append(ids[i], t.ID())
+			ids = append(ids, t.ID())
 			longest := t.Check.Interval*time.Duration(max(t.Check.Rise, t.Check.Fall)) + t.Check.Timeout
 			p.patience = min(max(p.patience, longest), maxPatience)
 		}
 	}
-	p.targets = slices.Compact(slices.Sorted(slices.Values(slices.Concat(ids...))))
-	for i := range p.services {
-		for _, id := range ids[i] {
-			place, _ := slices.BinarySearch(p.targets, id)
-			p.services[i].targets = append(p.services[i].targets, place)
+	p.targets = slices.Compact(slices.Sorted(slices.Values(ids)))
+	p.observers = make([]int, len(p.targets))
+	asked := make([]bool, len(p.targets))
+	for n, id := range ids {
+		i, _ := slices.BinarySearch(p.targets, id)
+		p.places = append(p.places, i)
+		// Services that ask the same share the check, and the greater number.
+		switch k := p.all[n].Observers; {
+		case !asked[i]:
+			p.observers[i] = k
+		case k == 0 || p.observers[i] == 0:
+			p.observers[i] = 0
+		default:
+			p.observers[i] = max(p.observers[i], k)
 		}
+		asked[i] = true
+	}
+	first := 0
+	for i := range p.services {
+		n := len(p.services[i].Backends)
+		p.services[i].targets = p.places[first : first+n]
+		first += n
 	}
 	return p
 }

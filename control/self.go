@@ -14,9 +14,9 @@ type self struct {
 }
 
 // settle makes what this member sees a vote once it has made up its mind about
-// all that it checks, or has had the time to: the first answers after a start are
+// all of the targets that it is to check, or has had the time to: the first answers after a start are
 // those of the quick and the dead, and of a network that is only coming up.
-func (s *self) settle(p plan, observations []lb.Observation, now time.Time) bool {
+func (s *self) settle(p plan, assigned int, observations []lb.Observation, now time.Time) bool {
 	if s.begun.IsZero() && len(p.targets) > 0 {
 		s.begun = now
 	}
@@ -25,7 +25,7 @@ func (s *self) settle(p plan, observations []lb.Observation, now time.Time) bool
 		for range opinions(p.targets, observations) {
 			judged++
 		}
-		s.settled = judged == len(p.targets) || now.Sub(s.begun) >= p.patience
+		s.settled = judged >= assigned || now.Sub(s.begun) >= p.patience
 	}
 	return s.settled
 }

@@ -14,13 +14,16 @@ type Target struct {
 	Backend string
 	Address netip.Addr
 	Check   Check
+	// Observers is how many members are to ask; 0: everyone. It is no part of the
+	// question.
+	Observers int
 }
 
 // Targets lists what has to be checked for s, one target a backend.
 func (s Service) Targets() []Target {
 	targets := make([]Target, len(s.Backends))
 	for i, b := range s.Backends {
-		targets[i] = Target{Service: s.Name, Backend: b.Name, Address: b.Address, Check: s.Check}
+		targets[i] = Target{Service: s.Name, Backend: b.Name, Address: b.Address, Check: s.Check, Observers: s.Observers}
 	}
 	return targets
 }

@@ -111,6 +111,8 @@ type Service struct {
 	OuterSources []netip.Prefix
 	Backends     []Backend // names are unique, the order does not matter
 	Check        Check
+	// Observers is how many members check each backend; 0: all of them.
+	Observers int
 
 	// MinHealthy is how many backends must be up for the VIPs to be announced.
 	MinHealthy Quorum
