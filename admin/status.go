@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/netip"
 	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // Status is how a node and its cluster stand: what `halfproxy status --json`
@@ -65,15 +67,15 @@ type Member struct {
 
 // Service is a service as this node serves it.
 type Service struct {
-	Name         string           `json:"name"`
-	VIPs         List[netip.Addr] `json:"vips"`
-	Ports        List[string]     `json:"ports"` // tcp/80
-	Forward      string           `json:"forward"`
-	Announced    bool             `json:"announced"` // all of its VIPs are
-	Reason       string           `json:"reason"`    // why, or why not
-	TableDigest  string           `json:"table_digest"`
-	TableDiffers List[string]     `json:"table_differs"` // members with another table for a while
-	Backends     List[Backend]    `json:"backends"`
+	Name         string        `json:"name"`
+	VIPs         List[lb.VIP]  `json:"vips"`
+	Ports        List[string]  `json:"ports"` // tcp/80
+	Forward      string        `json:"forward"`
+	Announced    bool          `json:"announced"` // all of its VIPs are
+	Reason       string        `json:"reason"`    // why, or why not
+	TableDigest  string        `json:"table_digest"`
+	TableDiffers List[string]  `json:"table_differs"` // members with another table for a while
+	Backends     List[Backend] `json:"backends"`
 }
 
 // Backend is a backend of one service. State is the cluster's verdict, the

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -64,7 +65,7 @@ func troubled() admin.Status {
 		},
 		Services: []admin.Service{
 			{
-				Name: "web", VIPs: []netip.Addr{ip("203.0.113.10"), ip("2001:db8::10")},
+				Name: "web", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
 				Ports: []string{"tcp/80", "tcp/443", "udp/443"}, Forward: "l2",
 				Announced: true, Reason: "1 of 3 backends up, 1 needed",
 				TableDigest: "60303ae22b998861", TableDiffers: []string{"lb3"},
@@ -76,7 +77,7 @@ func troubled() admin.Status {
 				},
 			},
 			{
-				Name: "dns", VIPs: []netip.Addr{ip("203.0.113.53")}, Ports: []string{"udp/53"}, Forward: "ipip",
+				Name: "dns", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.53"), lb.MustParseVIP("203.0.113.64/28")}, Ports: []string{"udp/53"}, Forward: "ipip",
 				Reason: "0 of 1 backends up, 1 needed",
 				Backends: []admin.Backend{
 					{Name: "ns1", Address: ip("10.9.0.11"), Weight: 100, State: "unknown", LastError: "dial tcp 10.9.0.11:53: connect: connection refused"},
@@ -98,7 +99,7 @@ func wide() admin.Status {
 	st := troubled()
 	web := &st.Services[0]
 	for range 6 {
-		web.VIPs = append(web.VIPs, netip.MustParseAddr("2001:db8:1234:5678:9abc:def0:1234:5678"))
+		web.VIPs = append(web.VIPs, lb.MustParseVIP("2001:db8:1234:5678:9abc:def0:1234:5678"))
 	}
 	web.Backends[0].Name = "storefront-frontend-production-eu-west-1a-000017"
 	web.Backends[1].Address = netip.MustParseAddr("2001:db8:1234:5678:9abc:def0:1234:5678")

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"net/netip"
 	"strings"
 	"time"
 	"unicode"
@@ -365,10 +364,10 @@ func text(address interface {
 	return address.String()
 }
 
-func texts(addresses []netip.Addr) []string {
+func texts[T fmt.Stringer](values []T) []string {
 	var list []string
-	for _, a := range addresses {
-		list = append(list, text(a))
+	for _, v := range values {
+		list = append(list, v.String())
 	}
 	return list
 }

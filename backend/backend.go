@@ -14,14 +14,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/halfproxy/halfproxy/lb"
 	"github.com/halfproxy/halfproxy/xdp"
 )
 
 // Config says what the host is to own, and from whom it takes packets.
 type Config struct {
-	Interfaces []string     // that packets come in by and answers leave by
-	VIPs       []netip.Addr // single addresses
-	Decap      xdp.Tunnels  // what is taken off; none: no program
+	Interfaces []string // that packets come in by and answers leave by
+	VIPs       []lb.VIP
+	Decap      xdp.Tunnels // what is taken off; none: no program
 	GUEPort    uint16
 	Sources    []netip.Prefix // who may send encapsulated packets
 	FitMSS     bool           // of the VIPs' SYN-ACKs

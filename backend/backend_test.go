@@ -44,6 +44,8 @@ type link struct {
 
 const (
 	vip4, vip6       = "203.0.113.10", "2001:db8::10"
+	prefix4, prefix6 = "203.0.113.64/28", "2001:db8:64::/64"
+	last4, last6     = "203.0.113.79", "2001:db8:64::ffff" // in these
 	client4, client6 = "198.51.100.7", "2001:db8:100::7"
 	endpoint         = "127.0.0.1:9871"
 )
@@ -85,7 +87,7 @@ func (l *link) config() Config {
 	registry := prometheus.NewRegistry()
 	return Config{
 		Interfaces: []string{"eth0"},
-		VIPs:       []netip.Addr{netip.MustParseAddr(vip4), netip.MustParseAddr(vip6)},
+		VIPs:       []lb.VIP{lb.MustParseVIP(vip4), lb.MustParseVIP(vip6), lb.MustParseVIP(prefix4), lb.MustParseVIP(prefix6)},
 		Decap:      xdp.Tunnels{IPIP: true, GRE: true, GUE: true},
 		GUEPort:    lb.DefaultGUEPort,
 		Sources:    []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("fd00::1/128")},
@@ -163,6 +165,15 @@ func (l *link) snapshot() []string {
 				note("qdisc %s on %s", q.Type(), attrs.Name)
 			}
 		}
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_LOCAL, Protocol: unix.RTPROT_STATIC}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+			if err != nil {
+				return err
+			}
+			for _, r := range routes {
+				note("local %s dev %d scope %s local %v", r.Dst, r.LinkIndex, r.Scope, r.Type == unix.RTN_LOCAL)
+			}
+		}
 		for _, conf := range []string{"all", "eth0", "eth1", "lo"} {
 			for _, name := range []string{"arp_ignore", "arp_announce"} {
 				path := filepath.Join("/proc/sys/net/ipv4/conf", conf, name)
@@ -236,6 +247,7 @@ func TestEverythingIsTakenBackWhenItStops(t *testing.T) {
 	for _, want := range []string{
 		"link eth0 mtu 1500 xdp true", "qdisc clsact on eth0",
 		"address 203.0.113.10/32 on lo", "address 2001:db8::10/128 on lo nodad true",
+		"local 203.0.113.64/28 dev 1 scope host local true", "local 2001:db8:64::/64 dev 1 scope universe local true",
 		"conf/all/arp_ignore 1", "conf/all/arp_announce 2", "conf/eth0/arp_ignore 1", "conf/eth0/arp_announce 2",
 	} {
 		if !strings.Contains(during, want) {
@@ -256,6 +268,7 @@ func TestEverythingIsTakenBackWhenItStops(t *testing.T) {
 func TestWhatWasThereBeforeIsLeftThere(t *testing.T) {
 	l := newLink(t)
 	must(t, l.host.Address("lo", vip4+"/32"))
+	l.hostDo("add local routes", func() error { return errors.Join(l.local(prefix4), l.local(prefix6)) })
 	l.hostDo("set sysctl", func() error { return netns.Sysctl("net/ipv4/conf/all/arp_ignore", "1") })
 	before := l.snapshot()
 	_, stop := l.start(l.config())
@@ -279,6 +292,15 @@ func TestWithoutTunnelsThereAreNoPrograms(t *testing.T) {
 	if got := strings.Join(l.snapshot(), "\n"); strings.Contains(got, "xdp true") || !strings.Contains(got, "clsact") {
 		t.Errorf("with an MSS given: got %s\nwant clsact and no XDP program", got)
 	}
+}
+
+// local adds a local route, as `ip route add local PREFIX dev lo` does.
+func (l *link) local(prefix string) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.RouteAdd((&loopback{lo: lo}).route(lb.MustParseVIP(prefix)))
 }
 
 // die is the death of the process: its files close, and it takes nothing back.
@@ -310,11 +332,12 @@ func TestAProcessThatDiedIsCleanedUpAfter(t *testing.T) {
 
 	// The next one has another VIP in place of one, and an interface less.
 	cfg = l.config()
-	cfg.VIPs[0] = netip.MustParseAddr("203.0.113.11")
+	cfg.VIPs[0], cfg.VIPs[2] = lb.MustParseVIP("203.0.113.11"), lb.MustParseVIP("203.0.113.64/27")
 	_, stop := l.start(cfg)
 	got := strings.Join(l.snapshot(), "\n")
-	if strings.Contains(got, vip4) || !strings.Contains(got, "203.0.113.11/32") || !strings.Contains(got, vip6) {
-		t.Errorf("started again: got %s\nwant the new VIP in place of the old one", got)
+	if strings.Contains(got, vip4) || !strings.Contains(got, "203.0.113.11/32") || !strings.Contains(got, vip6) ||
+		strings.Contains(got, prefix4) || !strings.Contains(got, "local 203.0.113.64/27") || !strings.Contains(got, prefix6) {
+		t.Errorf("started again: got %s\nwant the new VIPs in place of the old ones", got)
 	}
 	if strings.Contains(got, "eth1/arp_ignore 1") || strings.Contains(got, "clsact on eth1") || !strings.Contains(got, "clsact on eth0") {
 		t.Errorf("started again: got %s\nwant eth1 as it was", got)
@@ -346,7 +369,10 @@ func TestAStartThatFailsTakesBackWhatItDid(t *testing.T) {
 		{"an interface that is not there, and no programs", func(c *Config) {
 			c.Interfaces, c.Decap, c.FitMSS = []string{"eth0", "eth9"}, xdp.Tunnels{}, false
 		}, "interface eth9 does not exist: `ip link` lists those there are"},
-		{"a VIP that is the host's own address", func(c *Config) { c.VIPs[1] = netip.MustParseAddr("10.0.0.11") }, "vip 10.0.0.11 is an address of eth0, which answers ARP for it: remove it there"},
+		{"a VIP that is the host's own address", func(c *Config) { c.VIPs[1] = lb.MustParseVIP("10.0.0.11") }, "vip 10.0.0.11 is an address of eth0, which answers ARP for it: remove it there"},
+		{"a prefix with the host's own address", func(c *Config) { c.VIPs[2] = lb.MustParseVIP("10.0.0.8/29") }, "vip 10.0.0.8/29 has in it 10.0.0.11, an address of eth0: give prefixes without it"},
+		{"a prefix with the router's address", func(c *Config) { c.VIPs[2] = lb.MustParseVIP("10.0.0.0/30") }, "vip 10.0.0.0/30 has in it 10.0.0.1, a gateway of this host, which could not be reached any more: give VIPs without it"},
+		{"a prefix with the router's address, IPv6", func(c *Config) { c.VIPs[2] = lb.MustParseVIP("fd00::/124") }, "vip fd00::/124 has in it fd00::1, a gateway of this host"},
 		{"an address that the host does not have", func(c *Config) { c.Listen = netip.MustParseAddrPort("192.0.2.9:9871") }, "change http.listen"},
 		{"a metric that is taken", func(c *Config) {
 			c.Registerer.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "halfproxy_backend_healthy", Help: "another"}))
@@ -391,7 +417,14 @@ func TestHealthSaysWhatIsMissing(t *testing.T) {
 		spoil, mend func() error
 		want        string
 	}{
-		{onLo(netlink.AddrDel), onLo(netlink.AddrAdd), "vip 2001:db8::10 is not on lo"},
+		{onLo(netlink.AddrDel), onLo(netlink.AddrAdd), "vip 2001:db8::10 is not on lo: restart, or `ip address add 2001:db8::10/128 dev lo`"},
+		{
+			func() error {
+				return netlink.RouteDel(&netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Dst: &net.IPNet{IP: net.IP{203, 0, 113, 64}, Mask: net.CIDRMask(28, 32)}})
+			},
+			func() error { return l.local(prefix4) },
+			"vip 203.0.113.64/28 is not on lo: restart, or `ip route add local 203.0.113.64/28 dev lo`",
+		},
 		{
 			func() error { return netns.Sysctl("net/ipv4/conf/all/arp_ignore", "0") },
 			func() error { return netns.Sysctl("net/ipv4/conf/all/arp_ignore", "1") },
@@ -578,23 +611,21 @@ func (tt tunnel) headers(inner6 bool) (layers.EthernetType, []gopacket.Serializa
 // serve greets whoever connects to a VIP.
 func (l *link) serve() {
 	l.t.Helper()
-	for _, vip := range []string{vip4, vip6} {
-		listener, err := l.host.Listen("tcp", netip.AddrPortFrom(netip.MustParseAddr(vip), 80).String())
-		must(l.t, err)
-		l.t.Cleanup(func() { listener.Close() })
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					fmt.Fprintf(conn, "hello %s", conn.RemoteAddr())
-				}()
+	listener, err := l.host.Listen("tcp", ":80")
+	must(l.t, err)
+	l.t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
 			}
-		}()
-	}
+			go func() {
+				defer conn.Close()
+				fmt.Fprintf(conn, "hello %s", conn.RemoteAddr())
+			}()
+		}
+	}()
 }
 
 var everyTunnel = []tunnel{
@@ -616,13 +647,14 @@ func TestConnectionsComeThroughEveryTunnelWithAnMSSThatFits(t *testing.T) {
 			w := l.wire()
 			port := layers.TCPPort(40000)
 			for _, tt := range everyTunnel {
-				for _, inner6 := range []bool{false, true} {
+				for _, vip := range []string{vip4, vip6, last4, last6} {
 					port++
+					inner6 := netip.MustParseAddr(vip).Is6()
 					families := map[bool]string{false: "4", true: "6"}
-					t.Run(fmt.Sprintf("%s %sin%s", tt.name, families[inner6], families[tt.ipv6]), func(t *testing.T) {
+					t.Run(fmt.Sprintf("%s %sin%s to %s", tt.name, families[inner6], families[tt.ipv6], vip), func(t *testing.T) {
 						w.t = t
 						// The biggest headers that may come: IPv6, UDP and GUE.
-						w.connect(tt, inner6, port, mtu-40-12-map[bool]int{false: 40, true: 60}[inner6])
+						w.connect(tt, vip, port, mtu-40-12-map[bool]int{false: 40, true: 60}[inner6])
 					})
 				}
 			}
@@ -637,7 +669,7 @@ func (l *link) wantMetrics() {
 	l.t.Helper()
 	_, metrics := l.get("/metrics")
 	for _, want := range []string{
-		`halfproxy_backend_mss_lowered_total 12`, `halfproxy_backend_healthy 1`, `halfproxy_backend_refused_packets_total{reason="not_vip"} 0`,
+		`halfproxy_backend_mss_lowered_total 24`, `halfproxy_backend_healthy 1`, `halfproxy_backend_refused_packets_total{reason="not_vip"} 0`,
 	} {
 		if !strings.Contains(metrics, want) {
 			l.t.Errorf("/metrics: got no %q", want)
@@ -651,18 +683,19 @@ func (l *link) wantMetrics() {
 }
 
 // connect shakes hands and is greeted; mss is what the host has to tell.
-func (w *wire) connect(tt tunnel, inner6 bool, port layers.TCPPort, mss int) {
+func (w *wire) connect(tt tunnel, vip string, port layers.TCPPort, mss int) {
 	w.t.Helper()
+	inner6 := netip.MustParseAddr(vip).Is6()
 	segment := func(tcp layers.TCP, payload string) {
 		w.t.Helper()
 		tcp.SrcPort, tcp.DstPort, tcp.Window = port, 80, 64240
 		etherType, all := tt.headers(inner6)
 		if inner6 {
-			ip := &layers.IPv6{Version: 6, HopLimit: 57, NextHeader: layers.IPProtocolTCP, SrcIP: net.ParseIP(client6), DstIP: net.ParseIP(vip6)}
+			ip := &layers.IPv6{Version: 6, HopLimit: 57, NextHeader: layers.IPProtocolTCP, SrcIP: net.ParseIP(client6), DstIP: net.ParseIP(vip)}
 			tcp.SetNetworkLayerForChecksum(ip)
 			all = append(all, ip)
 		} else {
-			ip := &layers.IPv4{Version: 4, TTL: 57, Protocol: layers.IPProtocolTCP, SrcIP: net.ParseIP(client4), DstIP: net.ParseIP(vip4)}
+			ip := &layers.IPv4{Version: 4, TTL: 57, Protocol: layers.IPProtocolTCP, SrcIP: net.ParseIP(client4), DstIP: net.ParseIP(vip)}
 			tcp.SetNetworkLayerForChecksum(ip)
 			all = append(all, ip)
 		}
@@ -681,8 +714,8 @@ func (w *wire) connect(tt tunnel, inner6 bool, port layers.TCPPort, mss int) {
 			w.t.Errorf("checksums of the answer: %v, %+v", err, mismatches)
 		}
 		source, _ := netip.AddrFromSlice(p.NetworkLayer().NetworkFlow().Src().Raw())
-		if want := map[bool]string{false: vip4, true: vip6}[inner6]; source.String() != want {
-			w.t.Errorf("the answer comes from %s, want %s", source, want)
+		if source.String() != vip {
+			w.t.Errorf("the answer comes from %s, want %s", source, vip)
 		}
 		return p.Layer(layers.LayerTypeTCP).(*layers.TCP)
 	}
@@ -732,12 +765,15 @@ func TestNoARPIsAnsweredForVIPs(t *testing.T) {
 		return found
 	}
 	must(t, l.host.Address("lo", vip4+"/32"))
-	if !asked(vip4) {
+	l.hostDo("add a local route", func() error { return l.local(prefix4) })
+	if !asked(vip4) || !asked(last4) {
 		t.Fatal("a host with an address on lo and the usual sysctls does not answer: the test shows nothing")
 	}
 	_, stop := l.start(l.config())
-	if asked(vip4) {
-		t.Error("the host answers ARP for the VIP")
+	for _, vip := range []string{vip4, last4} {
+		if asked(vip) {
+			t.Errorf("the host answers ARP for %s", vip)
+		}
 	}
 	stop()
 }

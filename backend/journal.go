@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // journal is what has to be taken back, in a file that is written before each
@@ -25,6 +27,7 @@ type journal struct {
 // done is what the file holds.
 type done struct {
 	Addresses []netip.Addr      `json:"addresses"` // put on lo
+	Routes    []netip.Prefix    `json:"routes"`    // local ones put there
 	Sysctls   map[string]string `json:"sysctls"`   // the values they had
 }
 
@@ -83,14 +86,31 @@ func namespaceID() (uint64, error) {
 	return stat.Ino, err
 }
 
-// addAddress notes that the address is about to be put on lo.
-func (j *journal) addAddress(a netip.Addr) error {
-	j.Done.Addresses = append(j.Done.Addresses, a)
+// vips are those that were put on lo.
+func (j *journal) vips() []lb.VIP {
+	var vips []lb.VIP
+	for _, a := range j.Done.Addresses {
+		vips = append(vips, lb.AddrVIP(a))
+	}
+	for _, p := range j.Done.Routes {
+		vips = append(vips, lb.VIP{Prefix: p})
+	}
+	return vips
+}
+
+// addVIP notes that the VIP is about to be put on lo.
+func (j *journal) addVIP(vip lb.VIP) error {
+	if vip.IsSingleIP() {
+		j.Done.Addresses = append(j.Done.Addresses, vip.Addr())
+	} else {
+		j.Done.Routes = append(j.Done.Routes, vip.Prefix)
+	}
 	return j.save()
 }
 
-func (j *journal) removeAddress(a netip.Addr) {
-	j.Done.Addresses = slices.DeleteFunc(j.Done.Addresses, func(other netip.Addr) bool { return other == a })
+func (j *journal) removeVIP(vip lb.VIP) {
+	j.Done.Addresses = slices.DeleteFunc(j.Done.Addresses, func(a netip.Addr) bool { return lb.AddrVIP(a) == vip })
+	j.Done.Routes = slices.DeleteFunc(j.Done.Routes, func(p netip.Prefix) bool { return p == vip.Prefix })
 }
 
 // addSysctl notes the value of a sysctl that is about to be changed.
@@ -116,7 +136,7 @@ func (j *journal) save() error {
 // close removes the file when there is nothing left to take back.
 func (j *journal) close() error {
 	defer j.file.Close()
-	if len(j.Done.Addresses)+len(j.Done.Sysctls) > 0 {
+	if len(j.vips())+len(j.Done.Sysctls) > 0 {
 		return j.save()
 	}
 	if err := os.Remove(j.file.Name()); err != nil {

@@ -112,6 +112,17 @@ func TestVIPsOfTwoNodesReachARealRoutersKernelAndLeaveIt(t *testing.T) {
 				"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
 				"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
 
+			prefixes := []string{"203.0.113.10/32", "2001:db8:51::10/128", "203.0.113.0/28", "2001:db8:51::/64"}
+			announce(t, a, prefixes...)
+			announce(t, b, prefixes...)
+			fib(t, ns, time.Second,
+				"203.0.113.0/28 [192.0.2.1 192.0.2.129]",
+				"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
+				"2001:db8:51::/64 [2001:db8:a::1 2001:db8:b::1]",
+				"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
+			announce(t, a, prefixes[:2]...)
+			announce(t, b, prefixes[:2]...)
+
 			ending := time.Now()
 			b.end()
 			fib(t, ns, time.Second,

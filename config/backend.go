@@ -13,9 +13,9 @@ import (
 // Backend is a backend's file, /etc/halfproxy/backend.yaml, that passed every
 // check, defaults filled in.
 type Backend struct {
-	Interfaces []string     // at least one
-	VIPs       []netip.Addr // at least one
-	Decap      []string     // DecapIPIP, DecapGRE and DecapGUE; none: packets come as they are
+	Interfaces []string // at least one
+	VIPs       []lb.VIP // at least one
+	Decap      []string // DecapIPIP, DecapGRE and DecapGUE; none: packets come as they are
 	GUEPort    uint16
 	Sources    []netip.Prefix // at least one where there is a Decap
 	MSS        MSS
@@ -39,7 +39,7 @@ type MSS struct {
 type backendFile struct {
 	section
 	Interfaces list[value] `yaml:"interfaces"` // required: the NICs that packets come in and answers leave by
-	VIPs       list[value] `yaml:"vips"`       // required: single addresses, both families may be mixed
+	VIPs       list[value] `yaml:"vips"`       // required: addresses and prefixes, both families may be mixed
 	Decap      listOrValue `yaml:"decap"`      // ipip, gre, gue, some of them in a list; or none; default: none
 	GUE        gueSection  `yaml:"gue"`        // of decap gue: the UDP port that it comes to; default: 6080
 	Sources    list[value] `yaml:"sources"`    // required with decap: prefixes of the load balancers; of no effect without
@@ -76,7 +76,8 @@ func checkBackend(r *report, f *backendFile) Backend {
 	some(r, f.Interfaces, "name the NICs that packets for the VIPs come in by")
 	b.Interfaces, _ = entries(r, f.Interfaces, parseInterface)
 	some(r, f.VIPs, "list the addresses that clients know")
-	b.VIPs, _ = entries(r, f.VIPs, parseOwnVIP)
+	var places []place
+	b.VIPs, places = entries(r, f.VIPs, parseVIP)
 
 	b.Decap = decap(r, f.Decap)
 	if f.GUE.state == given && !slices.Contains(b.Decap, DecapGUE) {
@@ -89,6 +90,12 @@ func checkBackend(r *report, f *backendFile) Backend {
 		some(r, f.Sources, "list the load balancers' addresses or networks, nobody else may send encapsulated packets")
 	}
 	b.Sources, _ = entries(r, f.Sources, parseSource)
+	for i, vip := range b.VIPs {
+		within := func(source netip.Prefix) bool { return vip.Bits() <= source.Bits() && vip.Contains(source.Addr()) }
+		if n := slices.IndexFunc(b.Sources, within); n >= 0 {
+			r.at(places[i], "%q has in it the load balancers' %v, which this host would take for itself: give prefixes without it", vip, lb.VIP{Prefix: b.Sources[n]})
+		}
+	}
 
 	b.MSS, _ = want(r, f.MSS, MSS{}, parseMSS)
 	b.HTTP.Listen, _ = want(r, f.HTTP.Listen, netip.MustParseAddrPort("127.0.0.1:9871"), parseListen)
@@ -107,18 +114,6 @@ func decap(r *report, l listOrValue) []string {
 		}
 	}
 	return kinds
-}
-
-// parseOwnVIP takes an address that the loopback device can be given.
-func parseOwnVIP(v value) (netip.Addr, error) {
-	if _, err := netip.ParsePrefix(v.text); err == nil {
-		return netip.Addr{}, errors.New("is a prefix: list its addresses one by one")
-	}
-	addr, err := parseAddress(v)
-	if err == nil && (addr.IsLoopback() || addr.IsLinkLocalUnicast()) {
-		return netip.Addr{}, errors.New("is not routed: a VIP must be an address that clients reach through routers")
-	}
-	return addr, err
 }
 
 // parseSource takes a prefix, or an address, which is one of its full length.

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // servedBackend is the contract's file.
@@ -22,7 +24,7 @@ func TestParseBackendTakesTheContractAsItIsWritten(t *testing.T) {
 	}
 	want := Backend{
 		Interfaces: []string{"eth0"},
-		VIPs:       []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8::10")},
+		VIPs:       []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
 		Decap:      []string{DecapIPIP, DecapGUE},
 		GUEPort:    6080,
 		Sources:    []netip.Prefix{netip.MustParsePrefix("10.0.1.0/24")},
@@ -39,7 +41,7 @@ func TestParseBackendFillsInTheDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Backend{
-		Interfaces: []string{"eth0"}, VIPs: []netip.Addr{netip.MustParseAddr("203.0.113.10")},
+		Interfaces: []string{"eth0"}, VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10")},
 		GUEPort: 6080, HTTP: HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9871")},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -118,8 +120,12 @@ func TestParseBackendRefuses(t *testing.T) {
 			"backend.yaml:4: vips has no entry: list the addresses that clients know"},
 		{"a VIP that is none", "203.0.113.10", "203.0.113.300",
 			`backend.yaml:4: vips[0] "203.0.113.300" is no IP address: write one such as 192.0.2.1 or 2001:db8::1`},
-		{"a VIP that is a prefix", "203.0.113.10", "203.0.113.0/28",
-			`backend.yaml:4: vips[0] "203.0.113.0/28" is a prefix: list its addresses one by one`},
+		{"a prefix with bits beyond its length", "203.0.113.10", "203.0.113.7/28",
+			`backend.yaml:4: vips[0] "203.0.113.7/28" has bits beyond its length: write 203.0.113.0/28 for all of them, 203.0.113.7 for the one address`},
+		{"a prefix of everything", "203.0.113.10", "0.0.0.0/0",
+			`backend.yaml:4: vips[0] "0.0.0.0/0" is every address there is, this host's too: give the prefix that clients know`},
+		{"a prefix with a load balancer in it", "203.0.113.10", "10.0.0.0/16",
+			`backend.yaml:4: vips[0] "10.0.0.0/16" has in it the load balancers' 10.0.1.0/24, which this host would take for itself: give prefixes without it`},
 		{"a VIP on loopback", "203.0.113.10", "127.0.0.1",
 			`backend.yaml:4: vips[0] "127.0.0.1" is not routed: a VIP must be an address that clients reach through routers`},
 		{"a VIP that is link-local", "203.0.113.10", "169.254.0.1",

@@ -203,8 +203,35 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:62: services[1] "dns": backends has no entry: list the servers, weight: 0 drains one that has to stay`},
 		{"a VIP that is no address", "vips: [203.0.113.53]", "vips: [203.0.113.553]",
 			`halfproxy.yaml:59: services[1] "dns": vips[0] "203.0.113.553" is no IP address: write one such as 192.0.2.1 or 2001:db8::1`},
-		{"a VIP that is a prefix", "vips: [203.0.113.53]", "vips: [203.0.113.0/28]",
-			`halfproxy.yaml:59: services[1] "dns": vips[0] "203.0.113.0/28" is a prefix, which is not supported yet: list its addresses one by one`},
+		{"a VIP that is no prefix", "vips: [203.0.113.53]", "vips: [203.0.113.0/33, 'x/8', '2001:db8::/129']",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "203.0.113.0/33" is no prefix: write one such as 203.0.113.0/28 or 2001:db8:10::/64` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[1] "x/8" is no prefix: write one such as 203.0.113.0/28 or 2001:db8:10::/64` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[2] "2001:db8::/129" is no prefix: write one such as 203.0.113.0/28 or 2001:db8:10::/64`},
+		{"a prefix with bits beyond its length", "vips: [203.0.113.53]", "vips: [203.0.113.53/28, '2001:db8:10::53/64']",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "203.0.113.53/28" has bits beyond its length: write 203.0.113.48/28 for all of them, 203.0.113.53 for the one address` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[1] "2001:db8:10::53/64" has bits beyond its length: write 2001:db8:10::/64 for all of them, 2001:db8:10::53 for the one address`},
+		{"a prefix of everything", "vips: [203.0.113.53]", "vips: [0.0.0.0/0, '::/0']",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "0.0.0.0/0" is every address there is, this host's too: give the prefix that clients know` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[1] "::/0" is every address there is, this host's too: give the prefix that clients know`},
+		{"prefixes that routers cannot be told of", "vips: [203.0.113.53]", "vips: [96.0.0.0/3, 169.254.1.0/24, 240.0.0.0/4, 224.0.0.0/8, '::/16', '::ffff:192.0.2.0/120', 'fe80::/64', 127.0.0.1/32]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "96.0.0.0/3" reaches into 127.0.0.0/8, which is not routed: a VIP must be addresses that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[1] "169.254.1.0/24" reaches into 169.254.0.0/16, which is not routed: a VIP must be addresses that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[2] "240.0.0.0/4" reaches into 255.255.255.255/32, which is not routed: a VIP must be addresses that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[3] "224.0.0.0/8" reaches into 224.0.0.0/4, which is not routed: a VIP must be addresses that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[4] "::/16" reaches into ::/127, which is not routed: a VIP must be addresses that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[5] "::ffff:192.0.2.0/120" reaches into ::ffff:0.0.0.0/96, which is not routed: a VIP must be addresses that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[6] "fe80::/64" reaches into fe80::/10, which is not routed: a VIP must be addresses that clients reach through routers` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[7] "127.0.0.1/32" reaches into 127.0.0.0/8, which is not routed: a VIP must be addresses that clients reach through routers`},
+		{"an address twice, once as a prefix", "vips: [203.0.113.53]", "vips: [203.0.113.53, 203.0.113.53/32]",
+			`halfproxy.yaml:59: services[1] "dns": vips[1] "203.0.113.53/32" is there already, in line 59: remove one of them`},
+		{"a prefix and port that another service has", "  - name: dns\n    vips: [203.0.113.53]", "  - {name: dns2, vips: [203.0.113.0/28, 203.0.113.16/28], ports: [tcp/53], backends: [{name: ns1, address: 10.9.0.11}]}\n  - name: dns\n    vips: [203.0.113.0/28, 203.0.113.0/24, 203.0.113.0/29, 203.0.113.0]",
+			`halfproxy.yaml:60: services[2] "dns": vips[0] "203.0.113.0/28" with tcp/53 belongs to service "dns2" already, by line 58: give it another port or address`},
+		{"prefixes with machines in them", "vips: [203.0.113.53]", "vips: [10.0.1.0/30, 10.0.1.12/30, 10.0.1.252/30, '2001:db8:1::/48', 10.9.0.8/29, 10.0.1.64/26]",
+			`halfproxy.yaml:59: services[1] "dns": vips[0] "10.0.1.0/30" has in it 10.0.1.1, the address of cluster.listen: a VIP is nobody's own address, give prefixes without it` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[1] "10.0.1.12/30" has in it 10.0.1.12, the address of backend "web2" of service "web": a VIP is nobody's own address, give prefixes without it` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[2] "10.0.1.252/30" has in it 10.0.1.254, the address of a peer in bgp.peers: a VIP is nobody's own address, give prefixes without it` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[3] "2001:db8:1::/48" has in it 2001:db8:1::254, the address of a peer in bgp.peers: a VIP is nobody's own address, give prefixes without it` + "\n" +
+				`halfproxy.yaml:59: services[1] "dns": vips[4] "10.9.0.8/29" has in it 10.9.0.11, the address of backend "ns1" of service "dns": a VIP is nobody's own address, give prefixes without it`},
 		{"VIPs that routers cannot be told of", "vips: [203.0.113.53]", "vips: [0.0.0.0, 127.0.0.1, 224.0.0.1, 169.254.0.1, 'fe80::1', '::ffff:203.0.113.53', 255.255.255.255]",
 			`halfproxy.yaml:59: services[1] "dns": vips[0] "0.0.0.0" is the unspecified address: give the one that others reach` + "\n" +
 				`halfproxy.yaml:59: services[1] "dns": vips[1] "127.0.0.1" is not routed: a VIP must be an address that clients reach through routers` + "\n" +

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -46,7 +47,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 		Services: []lb.Service{
 			{
 				Name:    "web",
-				VIPs:    []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8::10")},
+				VIPs:    []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
 				Ports:   []lb.Port{{Protocol: lb.TCP, Number: 80}, {Protocol: lb.TCP, Number: 443}, {Protocol: lb.UDP, Number: 443}},
 				Forward: lb.L2,
 				Backends: []lb.Backend{
@@ -61,7 +62,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 			},
 			{
 				Name:    "dns",
-				VIPs:    []netip.Addr{netip.MustParseAddr("203.0.113.53")},
+				VIPs:    []lb.VIP{lb.MustParseVIP("203.0.113.53")},
 				Ports:   []lb.Port{{Protocol: lb.UDP, Number: 53}, {Protocol: lb.TCP, Number: 53}},
 				Forward: lb.IPIP,
 				Backends: []lb.Backend{
@@ -111,7 +112,7 @@ services:
 		Admin:   Admin{Socket: "/run/halfproxy/admin.sock"},
 		Services: []lb.Service{{
 			Name:     "web",
-			VIPs:     []netip.Addr{netip.MustParseAddr("203.0.113.10")},
+			VIPs:     []lb.VIP{lb.MustParseVIP("203.0.113.10")},
 			Ports:    []lb.Port{{Protocol: lb.UDP, Number: 443}, {Protocol: lb.TCP, Number: 443}, {Protocol: lb.TCP, Number: 80}},
 			Forward:  lb.L2,
 			Backends: []lb.Backend{{Name: "web1", Address: netip.MustParseAddr("10.0.1.11"), Weight: 100}},
@@ -159,7 +160,10 @@ func TestParseTakes(t *testing.T) {
 		{"panic_below without quotes", "panic_below: 0%", "panic_below: 40%",
 			func(c Config) any { return c.Services[0].PanicBelow }, 40},
 		{"a VIP that another service has on other ports", "vips: [203.0.113.53]", "vips: [203.0.113.10]",
-			func(c Config) any { return c.Services[1].VIPs[0] }, netip.MustParseAddr("203.0.113.10")},
+			func(c Config) any { return c.Services[1].VIPs[0] }, lb.MustParseVIP("203.0.113.10")},
+		{"VIPs that are prefixes", "vips: [203.0.113.53]", `vips: [203.0.113.0/28, "2001:db8:10::/64", 203.0.113.53/32, 203.0.112.0/23]`,
+			func(c Config) any { return c.Services[1].VIPs },
+			[]lb.VIP{lb.MustParseVIP("203.0.113.0/28"), lb.MustParseVIP("2001:db8:10::/64"), lb.MustParseVIP("203.0.113.53"), lb.MustParseVIP("203.0.112.0/23")}},
 		{"a backend that another service has as well", "address: 10.9.0.11", "address: 10.0.1.11",
 			func(c Config) any { return c.Services[1].Backends[0].Address }, netip.MustParseAddr("10.0.1.11")},
 		{"a file that all nodes share: this one is among those to join", "join: [10.0.1.2:7946", "join: [10.0.1.1:7946, 10.0.1.2:7946",
@@ -451,5 +455,40 @@ func TestPortsAreSingleOnesRangesOrAll(t *testing.T) {
 		{Protocol: lb.TCP, Number: 1000, Last: 2000}, {Protocol: lb.UDP, Number: 1, Last: 65535}}
 	if got := cfg.Services[1].Ports; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestWhatTheProgramHasRoomForIsKnown(t *testing.T) {
+	ranges := func(n int) string {
+		var list []string
+		for i := range n {
+			list = append(list, fmt.Sprintf("tcp/%d-%d", 100*i+1, 100*i+50))
+		}
+		return strings.Join(list, ", ")
+	}
+	var prefixes []string
+	for n := range maxPrefixes + 1 {
+		prefixes = append(prefixes, fmt.Sprintf("10.%d.%d.0/24", n>>8, n&0xff))
+	}
+	service := func(name, vips, ports string) string {
+		return fmt.Sprintf("  - {name: %s, vips: [%s], ports: [%s], check: {port: 80}, backends: [{name: b, address: 192.0.2.1}]}\n", name, vips, ports)
+	}
+	for _, tt := range []struct{ name, services, want string }{
+		{"as many prefixes as there may be", service("a", strings.Join(prefixes[1:], ", "), "tcp/80"), ""},
+		{"one prefix more", service("a", strings.Join(prefixes, ", "), "tcp/80"),
+			`f:4: services[0] "a": vips[4096] "10.16.0.0/24" is one prefix too many: 4096 VIPs can be prefixes, merge some`},
+		{"ranges around a prefix", service("a", "10.0.0.0/8", ranges(8)) + service("b", "10.1.0.0/16", ranges(8)) + service("c", "10.1.1.1", ranges(16)), ""},
+		{"too many ranges around a prefix", service("a", "10.0.0.0/8", ranges(9)) + service("b", "10.1.0.0/16", ranges(8)),
+			`f:5: services[1] "b": vips[0] "10.1.0.0/16" has 17 ranges of tcp ports with those of other services and of prefixes around it: a VIP can have 16, merge some`},
+		{"too many ranges of two services", service("a", "10.0.0.1", ranges(9)) + service("b", "10.0.0.1", "tcp/10001-10050, tcp/10101-10150, tcp/10201-10250, tcp/10301-10350, tcp/10401-10450, tcp/10501-10550, tcp/10601-10650, tcp/10701-10750"),
+			`f:4: services[0] "a": vips[0] "10.0.0.1" has 17 ranges of tcp ports with those of other services and of prefixes around it: a VIP can have 16, merge some`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse("f", []byte("node: {name: lb1, interfaces: [eth0]}\n\nservices:\n"+tt.services))
+			if tt.want == "" {
+				tt.want = "no error"
+			}
+			wantErrors(t, err, tt.want)
+		})
 	}
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,7 +13,7 @@ import (
 
 // claim is a VIP that a service lists.
 type claim struct {
-	vip     netip.Addr
+	vip     lb.VIP
 	at      place
 	service lb.Service
 }
@@ -38,28 +39,76 @@ func (c *checker) services(s list[serviceEntry]) []lb.Service {
 	return services
 }
 
+// What the program has room for: ranges that a VIP has of a protocol, and VIPs
+// that are prefixes.
+const (
+	maxRanges   = 16
+	maxPrefixes = 4096
+)
+
+// holding is a port of a VIP that a service has.
+type holding struct {
+	claim
+	port lb.Port
+}
+
 // claims checks what no service sees alone: a VIP and port lead to one service,
 // and a VIP is no machine's own address.
 func (c *checker) claims(claims []claim) {
-	type holding struct {
-		claim
-		port lb.Port
-	}
-	owners := map[netip.Addr][]holding{}
+	hosts := slices.SortedFunc(maps.Keys(c.hosts), netip.Addr.Compare)
+	owners := map[lb.VIP][]holding{}
+	prefixes := 0
 	for _, claim := range claims {
-		if owner, taken := c.hosts[claim.vip]; taken {
-			c.at(claim.at, "%q is also the address of %s: a VIP is nobody's own address, give it one that is free", claim.vip, owner)
+		vip := claim.vip
+		if i, _ := slices.BinarySearchFunc(hosts, vip.Addr(), netip.Addr.Compare); i < len(hosts) && vip.Contains(hosts[i]) {
+			if owner := c.hosts[hosts[i]]; vip.IsSingleIP() {
+				c.at(claim.at, "%q is also the address of %s: a VIP is nobody's own address, give it one that is free", vip, owner)
+			} else {
+				c.at(claim.at, "%q has in it %v, the address of %s: a VIP is nobody's own address, give prefixes without it", vip, hosts[i], owner)
+			}
 		}
-		held := owners[claim.vip]
+		held, shared := owners[vip]
+		if !vip.IsSingleIP() && !shared {
+			if prefixes++; prefixes == maxPrefixes+1 {
+				c.at(claim.at, "%q is one prefix too many: %d VIPs can be prefixes, merge some", vip, maxPrefixes)
+			}
+		}
 		for _, port := range claim.service.Ports {
 			i := slices.IndexFunc(held, func(h holding) bool { return h.port.Clashes(port) })
 			if i >= 0 {
 				owner := held[i]
 				c.at(claim.at, "%q with %v belongs to service %q already, by line %d: give it another port or address",
-					claim.vip, port, owner.service.Name, owner.at.line)
+					vip, port, owner.service.Name, owner.at.line)
 				continue
 			}
-			owners[claim.vip] = append(owners[claim.vip], holding{claim, port})
+			owners[vip] = append(owners[vip], holding{claim, port})
+		}
+	}
+	c.ranges(owners)
+}
+
+// ranges checks that the ranges of services that share a VIP are few, and so are
+// those of a prefix and the prefixes that it lies in, which count for it too.
+func (c *checker) ranges(owners map[lb.VIP][]holding) {
+	around := lb.Around(slices.Collect(maps.Keys(owners)))
+	counts := map[lb.VIP]map[lb.Protocol]int{}
+	for _, vip := range slices.SortedFunc(maps.Keys(owners), lb.VIP.Compare) { // what is around a VIP before it
+		counts[vip] = map[lb.Protocol]int{}
+		if !vip.IsSingleIP() {
+			maps.Copy(counts[vip], counts[around[vip]])
+		}
+		first := owners[vip][0]
+		others := len(counts[vip]) > 0
+		for _, h := range owners[vip] {
+			others = others || h.service.Name != first.service.Name
+			if h.port.Last != 0 {
+				counts[vip][h.port.Protocol]++
+			}
+		}
+		for _, protocol := range slices.Sorted(maps.Keys(counts[vip])) {
+			if n := counts[vip][protocol]; others && n > maxRanges {
+				c.at(first.at, "%q has %d ranges of %s ports with those of other services and of prefixes around it: a VIP can have %d, merge some", vip, n, protocol, maxRanges)
+			}
 		}
 	}
 }
@@ -86,9 +135,6 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	service.PanicBelow, _ = want(c.report, s.PanicBelow, 0, parseShare(0))
 	return service, places
 }
-
-// maxRanges is what the program looks through for a VIP and a protocol.
-const maxRanges = 16
 
 // ports checks what no entry sees alone: ranges do not overlap, and are few.
 func (c *checker) ports(l list[value]) []lb.Port {

@@ -65,7 +65,7 @@ type adminSection struct {
 type serviceEntry struct {
 	section
 	Name         value              `yaml:"name"`          // required, unique
-	VIPs         list[value]        `yaml:"vips"`          // required: single addresses, both families may be mixed
+	VIPs         list[value]        `yaml:"vips"`          // required: addresses and prefixes, both families may be mixed
 	Ports        list[value]        `yaml:"ports"`         // required: tcp/N, tcp/N-M or tcp/*, also udp, sctp, udplite
 	Hash         value              `yaml:"hash"`          // flow or source; default: flow
 	Forward      value              `yaml:"forward"`       // l2, ipip, gre or gue; default: l2

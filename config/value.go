@@ -307,19 +307,44 @@ func unicast(addr netip.Addr) error {
 	return nil
 }
 
-// parseVIP takes an address that routers can be told of.
-func parseVIP(v value) (netip.Addr, error) {
-	if _, err := netip.ParsePrefix(v.text); err == nil {
-		return netip.Addr{}, errors.New("is a prefix, which is not supported yet: list its addresses one by one")
+// parseVIP takes an address or a prefix that routers can be told of.
+func parseVIP(v value) (lb.VIP, error) {
+	if strings.Contains(v.text, "/") {
+		return parsePrefixVIP(v)
 	}
 	addr, err := parseAddress(v)
 	switch {
 	case err != nil:
-		return netip.Addr{}, err
+		return lb.VIP{}, err
 	case addr.IsLoopback(), addr.IsLinkLocalUnicast():
-		return netip.Addr{}, errors.New("is not routed: a VIP must be an address that clients reach through routers")
+		return lb.VIP{}, errors.New("is not routed: a VIP must be an address that clients reach through routers")
 	}
-	return addr, nil
+	return lb.AddrVIP(addr), nil
+}
+
+// unroutable are prefixes none of whose addresses can be a VIP.
+var unroutable = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("169.254.0.0/16"),
+	netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("255.255.255.255/32"),
+	netip.MustParsePrefix("::/127"), netip.MustParsePrefix("::ffff:0:0/96"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("ff00::/8"),
+}
+
+func parsePrefixVIP(v value) (lb.VIP, error) {
+	prefix, err := netip.ParsePrefix(v.text)
+	switch {
+	case err != nil:
+		return lb.VIP{}, errors.New("is no prefix: write one such as 203.0.113.0/28 or 2001:db8:10::/64")
+	case prefix.Bits() == 0:
+		return lb.VIP{}, errors.New("is every address there is, this host's too: give the prefix that clients know")
+	case prefix != prefix.Masked():
+		return lb.VIP{}, fmt.Errorf("has bits beyond its length: write %v for all of them, %v for the one address", prefix.Masked(), prefix.Addr())
+	}
+	for _, u := range unroutable {
+		if prefix.Overlaps(u) {
+			return lb.VIP{}, fmt.Errorf("reaches into %v, which is not routed: a VIP must be addresses that clients reach through routers", u)
+		}
+	}
+	return lb.VIP{Prefix: prefix}, nil
 }
 
 // parseBackendAddress takes an address that packets can be sent to.

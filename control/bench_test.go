@@ -21,7 +21,7 @@ func BenchmarkStep(b *testing.B) {
 	w.members["lb2"], w.members["lb3"] = &lb.Record{Member: "lb2"}, &lb.Record{Member: "lb3"}
 	var observations []lb.Observation
 	for i := range 1000 {
-		s := lb.Service{Name: fmt.Sprintf("s%d", i), VIPs: []netip.Addr{netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)})}, MinHealthy: lb.Quorum{Value: 1}}
+		s := lb.Service{Name: fmt.Sprintf("s%d", i), VIPs: []lb.VIP{lb.AddrVIP(netip.AddrFrom4([4]byte{203, 0, byte(i >> 8), byte(i)}))}, MinHealthy: lb.Quorum{Value: 1}}
 		for j := range 100 {
 			s.Backends = append(s.Backends, lb.Backend{Name: fmt.Sprintf("b%d", j), Address: netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(j)}), Weight: 100})
 		}

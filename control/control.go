@@ -109,7 +109,7 @@ type outcome struct {
 	assigned  []int     // what of them, as places among the plan's targets
 	decisions map[string]decision
 	tablesIn  lb.Digest // fingerprint of the services and tables that the data plane has
-	announced []netip.Prefix
+	announced []lb.VIP
 	told      bool                 // the announcer took announced
 	tables    map[string]lb.Digest // by service, as the data plane has them
 	failure   string               // what kept the last step from being applied
@@ -281,8 +281,8 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 // apply makes decisions so, in the order that loses no packet: what must not
 // be announced any more is withdrawn, then the tables change, and only when
 // they are in is anything new announced. It tells whether tables changed.
-func (c *Controller) apply(ctx context.Context, decisions []decision, vips []netip.Prefix) (changed bool, err error) {
-	still := slices.DeleteFunc(slices.Clone(c.done.announced), func(p netip.Prefix) bool { return !slices.Contains(vips, p) })
+func (c *Controller) apply(ctx context.Context, decisions []decision, vips []lb.VIP) (changed bool, err error) {
+	still := slices.DeleteFunc(slices.Clone(c.done.announced), func(vip lb.VIP) bool { return !slices.Contains(vips, vip) })
 	// Routers that cannot be told are no reason to keep dead backends.
 	withdrawErr := c.announce(ctx, still)
 	if want := fingerprint(decisions); want != c.done.tablesIn {
@@ -307,11 +307,15 @@ func (c *Controller) apply(ctx context.Context, decisions []decision, vips []net
 }
 
 // announce hands vips to the announcer unless it has them.
-func (c *Controller) announce(ctx context.Context, vips []netip.Prefix) error {
+func (c *Controller) announce(ctx context.Context, vips []lb.VIP) error {
 	if c.done.told && slices.Equal(vips, c.done.announced) {
 		return nil
 	}
-	err := c.Announcer.Announce(ctx, vips)
+	prefixes := make([]netip.Prefix, len(vips))
+	for i, vip := range vips {
+		prefixes[i] = vip.Prefix
+	}
+	err := c.Announcer.Announce(ctx, prefixes)
 	c.done.announced, c.done.told = vips, err == nil
 	if err != nil {
 		return fmt.Errorf("announce %v: %w", vips, err)

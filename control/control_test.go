@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,7 +96,7 @@ func TestATableIsTakenOverOnlyWhenItWouldComeOutTheSame(t *testing.T) {
 func TestMetricsAreWellFormed(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	w := newWorld(t)
-	w.setService("web", []string{"vips=203.0.113.10,2001:db8::10", "backends=web1,web2"})
+	w.setService("web", []string{"vips=203.0.113.10,2001:db8::10,203.0.113.64/28", "backends=web1,web2"})
 	w.member("lb1", "sees web1=up web2=down", []string{"web1=up", "web2=down"})
 	c := New(Config{
 		Node: "lb1", Size: 1, Dataplane: w, Announcer: w, Cluster: w, Checker: w,
@@ -110,11 +111,20 @@ func TestMetricsAreWellFormed(t *testing.T) {
 		t.Errorf("lint: got %v, %v, want nothing", problems, err)
 	}
 	for name, want := range map[string]int{
-		"halfproxy_backend_up": 2, "halfproxy_vip_announced": 2,
+		"halfproxy_backend_up": 2, "halfproxy_vip_announced": 3,
 		"halfproxy_table_digest_mismatch": 1, "halfproxy_config_mismatch": 1,
 	} {
 		if got, err := testutil.GatherAndCount(registry, name); err != nil || got != want {
 			t.Errorf("%s: got %d series, %v, want %d", name, got, err, want)
 		}
+	}
+	const announced = `# HELP halfproxy_vip_announced Whether this node announces the VIP.
+# TYPE halfproxy_vip_announced gauge
+halfproxy_vip_announced{vip="2001:db8::10"} 1
+halfproxy_vip_announced{vip="203.0.113.10"} 1
+halfproxy_vip_announced{vip="203.0.113.64/28"} 1
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(announced), "halfproxy_vip_announced"); err != nil {
+		t.Error(err)
 	}
 }

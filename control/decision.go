@@ -5,7 +5,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -198,9 +197,9 @@ func hashKey(secret []byte, service string) [16]byte {
 // announcement gives the VIPs to announce, sorted, and for each service why
 // its VIPs are held back. A VIP that several services share is announced while
 // all of them can serve, and the service that cannot holds it back for all.
-func announcement(decisions []decision, obstacle string) (vips []netip.Prefix, reasons map[string]string) {
+func announcement(decisions []decision, obstacle string) (vips []lb.VIP, reasons map[string]string) {
 	reasons = make(map[string]string)
-	heldBackBy := make(map[netip.Addr]string)
+	heldBackBy := make(map[lb.VIP]string)
 	for _, d := range decisions {
 		if d.obstacle != "" {
 			for _, vip := range d.service.VIPs {
@@ -216,12 +215,12 @@ func announcement(decisions []decision, obstacle string) (vips []netip.Prefix, r
 		}
 		for _, vip := range d.service.VIPs {
 			if other, held := heldBackBy[vip]; !held {
-				vips = append(vips, netip.PrefixFrom(vip, vip.BitLen()))
+				vips = append(vips, vip)
 			} else if d.obstacle == "" {
 				reasons[d.service.Name] = fmt.Sprintf("%s is shared with service %q, which cannot serve", vip, other)
 			}
 		}
 	}
-	slices.SortFunc(vips, netip.Prefix.Compare)
+	slices.SortFunc(vips, lb.VIP.Compare)
 	return slices.Compact(vips), reasons
 }

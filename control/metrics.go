@@ -41,11 +41,11 @@ func (m collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(backendUpDesc, number(b.State == lb.Up), s.Name, b.Name)
 		}
 	}
-	for _, p := range st.AnnouncedVIPs {
-		gauge(vipAnnouncedDesc, 1, p.Addr().String())
+	for _, vip := range st.AnnouncedVIPs {
+		gauge(vipAnnouncedDesc, 1, vip.String())
 	}
-	for _, p := range st.SuppressedVIPs {
-		gauge(vipAnnouncedDesc, 0, p.Addr().String())
+	for _, vip := range st.SuppressedVIPs {
+		gauge(vipAnnouncedDesc, 0, vip.String())
 	}
 	gauge(configMismatchDesc, float64(len(st.ConfigDiffers)))
 	gauge(blindDesc, float64(len(st.Blind)))

@@ -305,7 +305,7 @@ func (w *world) setService(name string, words []string) {
 		switch key {
 		case "vips":
 			for _, vip := range strings.Split(value, ",") {
-				s.VIPs = append(s.VIPs, netip.MustParseAddr(vip))
+				s.VIPs = append(s.VIPs, lb.MustParseVIP(vip))
 			}
 		case "backends":
 			for i, b := range strings.Split(value, ",") {

@@ -2,7 +2,6 @@ package control
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -19,8 +18,8 @@ type Status struct {
 	Blind          []string   // members whose observations are no votes: their own path is broken, sorted
 	Orders         []lb.Order // in force, by subject
 	Services       []ServiceStatus
-	AnnouncedVIPs  []netip.Prefix // sorted
-	SuppressedVIPs []netip.Prefix // configured but not announced, sorted
+	AnnouncedVIPs  []lb.VIP // sorted
+	SuppressedVIPs []lb.VIP // configured but not announced, sorted
 }
 
 // ServiceStatus is how one service stood.
@@ -62,15 +61,15 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends,
 		}
 		for _, vip := range s.VIPs {
-			if p := netip.PrefixFrom(vip, vip.BitLen()); !slices.Contains(c.done.announced, p) {
+			if !slices.Contains(c.done.announced, vip) {
 				ss.Announced = false
-				st.SuppressedVIPs = append(st.SuppressedVIPs, p)
+				st.SuppressedVIPs = append(st.SuppressedVIPs, vip)
 			}
 		}
 		st.Services = append(st.Services, ss)
 	}
 	slices.SortFunc(st.Services, func(a, b ServiceStatus) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(st.SuppressedVIPs, netip.Prefix.Compare)
+	slices.SortFunc(st.SuppressedVIPs, lb.VIP.Compare)
 	st.SuppressedVIPs = slices.Compact(st.SuppressedVIPs)
 	return st
 }

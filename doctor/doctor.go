@@ -101,7 +101,7 @@ func judge(cfg Config, h host) []Finding {
 		interfaces(cfg, h),
 		pinning(cfg, h),
 		backends(cfg, h),
-		vips(h),
+		vips(cfg, h),
 		listening(cfg, h),
 		names(cfg, h),
 		peers(cfg, h),

@@ -59,11 +59,11 @@ func newWorld(t *testing.T) *world {
 		Peers:      []Peer{{Address: netip.MustParseAddr("10.3.0.254")}},
 		Services: []lb.Service{
 			{
-				Name: "web", VIPs: []netip.Addr{netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8::10")},
+				Name: "web", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
 				Backends: []lb.Backend{{Name: "web1", Address: netip.MustParseAddr("10.3.0.1")}},
 			},
 			{
-				Name: "dns", VIPs: []netip.Addr{netip.MustParseAddr("203.0.113.53")}, Forward: lb.IPIP,
+				Name: "dns", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.53")}, Forward: lb.IPIP,
 				Backends: []lb.Backend{{Name: "ns1", Address: netip.MustParseAddr("10.9.0.11")}},
 			},
 		},

@@ -119,8 +119,8 @@ func (h *host) gatherWays(ctx context.Context, cfg Config, byIndex map[int]*netl
 		for _, b := range s.Backends {
 			w := way{service: s.Name, backend: b.Name, forward: s.Forward, address: b.Address}
 			for _, vip := range s.VIPs {
-				w.ipv4 = w.ipv4 || vip.Is4()
-				w.ipv6 = w.ipv6 || vip.Is6()
+				w.ipv4 = w.ipv4 || vip.Addr().Is4()
+				w.ipv6 = w.ipv6 || vip.Addr().Is6()
 			}
 			w.look(byIndex)
 			h.ways = append(h.ways, w)
@@ -245,32 +245,32 @@ func poke(a netip.Addr) {
 }
 
 func (h *host) gatherVIPs(cfg Config, byIndex map[int]*netlink.LinkAttrs) {
-	for _, a := range everyVIP(cfg.Services) {
-		v := vip{address: a}
+	for _, every := range everyVIP(cfg.Services) {
+		v := vip{VIP: every}
 		for _, own := range h.addresses {
-			if own.Addr() == a {
+			if v.Contains(own.Addr()) {
 				v.on = append(v.on, own)
 			}
 		}
-		v.local, v.route = ownRoutes(a, byIndex)
+		v.local, v.route = ownRoutes(v.VIP, byIndex)
 		h.vips = append(h.vips, v)
 	}
 }
 
 // everyVIP is each VIP once.
-func everyVIP(services []lb.Service) []netip.Addr {
-	var list []netip.Addr
+func everyVIP(services []lb.Service) []lb.VIP {
+	var list []lb.VIP
 	for _, s := range services {
 		list = append(list, s.VIPs...)
 	}
-	slices.SortFunc(list, netip.Addr.Compare)
+	slices.SortFunc(list, lb.VIP.Compare)
 	return slices.Compact(list)
 }
 
 // ownRoutes finds what this host's routes do with a VIP: a local one that takes
 // it in, one of its own that sends it somewhere.
-func ownRoutes(vip netip.Addr, byIndex map[int]*netlink.LinkAttrs) (local, away string) {
-	found, err := netlink.RouteGetWithOptions(vip.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+func ownRoutes(vip lb.VIP, byIndex map[int]*netlink.LinkAttrs) (local, away string) {
+	found, err := netlink.RouteGetWithOptions(vip.Addr().AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 	if err == nil && len(found) > 0 && found[0].Type == unix.RTN_LOCAL && found[0].Dst != nil {
 		local = "local " + found[0].Dst.String()
 		if l := byIndex[found[0].LinkIndex]; l != nil {
@@ -282,10 +282,10 @@ func ownRoutes(vip netip.Addr, byIndex map[int]*netlink.LinkAttrs) (local, away 
 		}
 	}
 	family := netlink.FAMILY_V4
-	if vip.Is6() {
+	if vip.Addr().Is6() {
 		family = netlink.FAMILY_V6
 	}
-	alone := &net.IPNet{IP: vip.AsSlice(), Mask: net.CIDRMask(vip.BitLen(), vip.BitLen())}
+	alone := &net.IPNet{IP: vip.Addr().AsSlice(), Mask: net.CIDRMask(vip.Bits(), vip.Addr().BitLen())}
 	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Dst: alone}, netlink.RT_FILTER_DST)
 	if err != nil {
 		return local, ""

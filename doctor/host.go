@@ -134,10 +134,10 @@ type hop struct {
 
 // vip is what this host's own routes say of a VIP.
 type vip struct {
-	address netip.Addr
-	local   string // a local route that takes it in, as `ip route` shows it
-	on      []address
-	route   string // a route for it alone that is no blackhole, as `ip route` shows it
+	lb.VIP
+	local string // a local route that takes it in, as `ip route` shows it
+	on    []address
+	route string // a route for it alone that is no blackhole, as `ip route` shows it
 }
 
 // listener is a port that the node is to listen at.

@@ -13,14 +13,14 @@ import (
 
 // flawless is a node before its first start, and a host that has no fault.
 func flawless() (Config, host) {
-	vip4, vip6 := netip.MustParseAddr("203.0.113.10"), netip.MustParseAddr("2001:db8::10")
+	vip4, vip6 := lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")
 	near, far := netip.MustParseAddr("10.0.1.11"), netip.MustParseAddr("10.9.0.11")
 	router := netip.MustParseAddr("10.0.1.254")
 	cfg := Config{
 		File: "halfproxy.yaml", Interfaces: []string{"eth0"}, XDPMode: auto,
 		Services: []lb.Service{
-			{Name: "web", VIPs: []netip.Addr{vip4, vip6}, Backends: []lb.Backend{{Name: "web1", Address: near}}},
-			{Name: "dns", VIPs: []netip.Addr{vip4}, Forward: lb.IPIP, Backends: []lb.Backend{{Name: "ns1", Address: far}}},
+			{Name: "web", VIPs: []lb.VIP{vip4, vip6}, Backends: []lb.Backend{{Name: "web1", Address: near}}},
+			{Name: "dns", VIPs: []lb.VIP{vip4}, Forward: lb.IPIP, Backends: []lb.Backend{{Name: "ns1", Address: far}}},
 		},
 		Peers: []Peer{{Address: router}},
 	}
@@ -40,7 +40,7 @@ func flawless() (Config, host) {
 				hop: hop{address: router, link: "eth0"}, mtu: 1600, linkMTU: 1600, ethernet: true,
 			},
 		},
-		vips: []vip{{address: vip4}, {address: vip6}},
+		vips: []vip{{VIP: vip4}, {VIP: vip6}},
 		listeners: []listener{
 			{option: "http.listen", network: "tcp", at: netip.MustParseAddrPort("127.0.0.1:9870"), here: true},
 			{option: "cluster.listen", network: "tcp", at: netip.MustParseAddrPort("10.0.1.1:7946"), here: true},
@@ -256,6 +256,14 @@ func TestEachFaultIsOneFindingWithItsRemedy(t *testing.T) {
 		}, Finding{
 			"vip", Problem, "VIP 203.0.113.10: is an address of this host, on lo: it answers itself what the program does not take",
 			"ip address del 203.0.113.10/32 dev lo", "",
+		}},
+		{"an own address in a VIP that is a prefix", func(_ *Config, h *host) {
+			h.vips[0].VIP = lb.MustParseVIP("203.0.113.0/28")
+			h.vips[0].on = []address{{netip.MustParsePrefix("203.0.113.7/24"), "eth0"}}
+			h.vips[0].local = "local 203.0.113.0 dev eth0"
+		}, Finding{
+			"vip", Problem, "VIP 203.0.113.0/28: 203.0.113.7 on eth0 is an address of this host: the program takes what comes for it",
+			"vips: prefixes that 203.0.113.7 is not in", file,
 		}},
 		{"two VIPs in a local route", func(_ *Config, h *host) {
 			h.vips[0].local, h.vips[1].local = "local 0.0.0.0/0 dev lo table 7", "local 0.0.0.0/0 dev lo table 7"

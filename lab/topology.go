@@ -268,7 +268,8 @@ func (l *Lab) buildBackend(name string, i int) (*netns.NS, error) {
 	}
 	return ns, l.attach(ns, func() (io.Closer, error) {
 		return xdp.AttachDecap(xdp.DecapConfig{
-			Interfaces: []string{"eth0"}, Tunnels: xdp.Tunnels{IPIP: true, GRE: true, GUE: true}, Sources: sources, VIPs: VIPs.All(),
+			Interfaces: []string{"eth0"}, Tunnels: xdp.Tunnels{IPIP: true, GRE: true, GUE: true}, Sources: sources,
+			VIPs: []lb.VIP{lb.AddrVIP(VIPs.V4), lb.AddrVIP(VIPs.V6)},
 		})
 	})
 }

@@ -118,12 +118,12 @@ func TestTargetIDChangesWithEveryPartOfTheTarget(t *testing.T) {
 }
 
 func TestDigestServicesIgnoresTheOrderOfTheFile(t *testing.T) {
-	a := lb.Service{Name: "a", VIPs: addrs("192.0.2.1", "2001:db8::1"), Backends: []lb.Backend{{Name: "x"}, {Name: "y"}}}
+	a := lb.Service{Name: "a", VIPs: vips("192.0.2.1", "2001:db8::/64"), Backends: []lb.Backend{{Name: "x"}, {Name: "y"}}}
 	b := lb.Service{Name: "b", Ports: []lb.Port{{Protocol: lb.TCP, Number: 80}, {Protocol: lb.UDP, Number: 53}}}
 	want := lb.DigestServices([]lb.Service{a, b})
 
 	turned := a
-	turned.VIPs = addrs("2001:db8::1", "192.0.2.1")
+	turned.VIPs = vips("2001:db8::/64", "192.0.2.1")
 	turned.Backends = []lb.Backend{{Name: "y"}, {Name: "x"}}
 	other := b
 	other.Ports = []lb.Port{{Protocol: lb.UDP, Number: 53}, {Protocol: lb.TCP, Number: 80}}
@@ -161,10 +161,10 @@ func TestTableDigestCoversWhatDecidesWhereAFlowGoes(t *testing.T) {
 	}
 }
 
-func addrs(list ...string) []netip.Addr {
-	var out []netip.Addr
+func vips(list ...string) []lb.VIP {
+	var out []lb.VIP
 	for _, s := range list {
-		out = append(out, netip.MustParseAddr(s))
+		out = append(out, lb.MustParseVIP(s))
 	}
 	return slices.Clip(out)
 }

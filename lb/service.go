@@ -97,7 +97,7 @@ const DefaultGUEPort = 6080
 // set of backends. Service names are unique in a configuration.
 type Service struct {
 	Name  string
-	VIPs  []netip.Addr
+	VIPs  []VIP
 	Ports []Port
 	// BySource has flows go by their source address alone: all of a client's go
 	// to one backend, and so do fragments, which have no ports.

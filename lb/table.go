@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"net/netip"
 	"slices"
 )
 
@@ -65,7 +64,7 @@ func DigestServices(services []Service) Digest {
 // Digest fingerprints all that the configuration says of s. The order of VIPs,
 // ports and backends in the file does not matter.
 func (s Service) Digest() Digest {
-	s.VIPs = slices.SortedFunc(slices.Values(s.VIPs), netip.Addr.Compare)
+	s.VIPs = slices.SortedFunc(slices.Values(s.VIPs), VIP.Compare)
 	s.Ports = slices.SortedFunc(slices.Values(s.Ports), func(a, b Port) int {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Last, b.Last))
 	})

@@ -137,6 +137,12 @@ type benchPort struct {
 	Pad     uint32
 }
 
+type benchPrefix struct {
+	_       structs.HostLayout
+	Bits    uint32
+	Address [4]uint32
+}
+
 type benchRanges struct {
 	_     structs.HostLayout
 	Range [16]struct {
@@ -211,6 +217,12 @@ type benchVipKey struct {
 	Family   uint8
 }
 
+type benchWider struct {
+	_        structs.HostLayout
+	Ranges   uint32
+	Prefixes uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -222,11 +234,12 @@ const (
 	benchMapLimits          = "limits"
 	benchMapLooks           = "looks"
 	benchMapPortRanges      = "port_ranges"
-	benchMapRanged          = "ranged"
 	benchMapServices        = "services"
 	benchMapSlots           = "slots"
 	benchMapVerdicts        = "verdicts"
+	benchMapVipPrefixes     = "vip_prefixes"
 	benchMapVips            = "vips"
+	benchMapWider           = "wider"
 	benchProgBalance        = "balance"
 	benchProgMeasure        = "measure"
 	benchVarBench           = "bench"
@@ -293,11 +306,12 @@ type benchMapSpecs struct {
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
-	Ranged          *ebpf.MapSpec `ebpf:"ranged"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
+	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
+	Wider           *ebpf.MapSpec `ebpf:"wider"`
 }
 
 // benchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -338,11 +352,12 @@ type benchMaps struct {
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
-	Ranged          *ebpf.Map `ebpf:"ranged"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
+	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
+	Wider           *ebpf.Map `ebpf:"wider"`
 }
 
 func (m *benchMaps) Close() error {
@@ -354,11 +369,12 @@ func (m *benchMaps) Close() error {
 		m.Limits,
 		m.Looks,
 		m.PortRanges,
-		m.Ranged,
 		m.Services,
 		m.Slots,
 		m.Verdicts,
+		m.VipPrefixes,
 		m.Vips,
+		m.Wider,
 	)
 }
 

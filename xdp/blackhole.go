@@ -22,7 +22,7 @@ const blackholeProtocol = 176
 type blackholes struct {
 	netlink *netlink.Handle // nil: nothing to be done
 	log     *slog.Logger
-	there   map[netip.Addr]bool // ours; nil: not looked yet
+	there   map[netip.Prefix]bool // ours; nil: not looked yet
 }
 
 func newBlackholes(h *netlink.Handle, log *slog.Logger) *blackholes {
@@ -34,7 +34,7 @@ func (b *blackholes) look() error {
 	if b.there != nil {
 		return nil
 	}
-	there := make(map[netip.Addr]bool)
+	there := make(map[netip.Prefix]bool)
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		filter := &netlink.Route{Protocol: blackholeProtocol, Type: unix.RTN_BLACKHOLE}
 		routes, err := b.netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
@@ -43,7 +43,8 @@ func (b *blackholes) look() error {
 		}
 		for _, r := range routes {
 			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
-				there[a.Unmap()] = true
+				length, _ := r.Dst.Mask.Size()
+				there[netip.PrefixFrom(a.Unmap(), length)] = true
 			}
 		}
 	}
@@ -52,7 +53,7 @@ func (b *blackholes) look() error {
 }
 
 // add puts in those that are missing.
-func (b *blackholes) add(vips map[netip.Addr]bool) error {
+func (b *blackholes) add(vips map[netip.Prefix]bool) error {
 	if b.netlink == nil {
 		return nil
 	}
@@ -77,7 +78,7 @@ func (b *blackholes) add(vips map[netip.Addr]bool) error {
 }
 
 // keep removes all but those of vips.
-func (b *blackholes) keep(vips map[netip.Addr]bool) error {
+func (b *blackholes) keep(vips map[netip.Prefix]bool) error {
 	var errs []error
 	for vip := range b.there {
 		if vips[vip] {
@@ -94,9 +95,9 @@ func (b *blackholes) keep(vips map[netip.Addr]bool) error {
 
 func (b *blackholes) clear() error { return b.keep(nil) }
 
-func blackhole(vip netip.Addr) *netlink.Route {
+func blackhole(vip netip.Prefix) *netlink.Route {
 	return &netlink.Route{
-		Dst:      &net.IPNet{IP: vip.AsSlice(), Mask: net.CIDRMask(vip.BitLen(), vip.BitLen())},
+		Dst:      &net.IPNet{IP: vip.Addr().AsSlice(), Mask: net.CIDRMask(vip.Bits(), vip.Addr().BitLen())},
 		Type:     unix.RTN_BLACKHOLE,
 		Protocol: blackholeProtocol,
 	}

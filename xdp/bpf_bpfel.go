@@ -131,6 +131,12 @@ type bpfPort struct {
 	Pad     uint32
 }
 
+type bpfPrefix struct {
+	_       structs.HostLayout
+	Bits    uint32
+	Address [4]uint32
+}
+
 type bpfRange struct {
 	_       structs.HostLayout
 	First   uint16
@@ -211,6 +217,12 @@ type bpfVipKey struct {
 	Family   uint8
 }
 
+type bpfWider struct {
+	_        structs.HostLayout
+	Ranges   uint32
+	Prefixes uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -221,11 +233,12 @@ const (
 	bpfMapLimits          = "limits"
 	bpfMapLooks           = "looks"
 	bpfMapPortRanges      = "port_ranges"
-	bpfMapRanged          = "ranged"
 	bpfMapServices        = "services"
 	bpfMapSlots           = "slots"
 	bpfMapVerdicts        = "verdicts"
+	bpfMapVipPrefixes     = "vip_prefixes"
 	bpfMapVips            = "vips"
+	bpfMapWider           = "wider"
 	bpfProgBalance        = "balance"
 	bpfVarLast            = "last"
 	bpfVarSelf            = "self"
@@ -287,11 +300,12 @@ type bpfMapSpecs struct {
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
-	Ranged          *ebpf.MapSpec `ebpf:"ranged"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
+	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
+	Wider           *ebpf.MapSpec `ebpf:"wider"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -329,11 +343,12 @@ type bpfMaps struct {
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
-	Ranged          *ebpf.Map `ebpf:"ranged"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
+	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
+	Wider           *ebpf.Map `ebpf:"wider"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -344,11 +359,12 @@ func (m *bpfMaps) Close() error {
 		m.Limits,
 		m.Looks,
 		m.PortRanges,
-		m.Ranged,
 		m.Services,
 		m.Slots,
 		m.Verdicts,
+		m.VipPrefixes,
 		m.Vips,
+		m.Wider,
 	)
 }
 

@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // Config says where the program is to sit.
@@ -53,20 +55,22 @@ type Dataplane struct {
 	// netlink is nil without interfaces: nothing outside the maps is touched.
 	netlink *netlink.Handle
 
-	mu        sync.Mutex // guards what follows
-	spec      *ebpf.CollectionSpec
-	store     *store
-	numbers   space // of services
-	pages     space
-	entries   space // of backends
-	services  map[string]*service
-	vips      map[bpfVipKey]uint32
-	ranges    map[bpfVipKey]bpfRanges
-	resting   []resting
-	tails     map[uint32]bpfCounter // where the counters of entries given back stood
-	hops      *nextHops
-	blackhole *blackholes
-	warned    bool // of encapsulation in generic mode
+	mu         sync.Mutex // guards what follows
+	spec       *ebpf.CollectionSpec
+	store      *store
+	numbers    space // of services
+	pages      space
+	entries    space // of backends
+	services   map[string]*service
+	vips       map[endpoint]uint32 // as the program has them
+	ranges     map[endpoint]bpfRanges
+	prefixes   map[lb.VIP]number
+	lastPrefix uint32 // number that was given
+	resting    []resting
+	tails      map[uint32]bpfCounter // where the counters of entries given back stood
+	hops       *nextHops
+	blackhole  *blackholes
+	warned     bool // of encapsulation in generic mode
 
 	// attached guards the ports; taken after mu where both are.
 	attached sync.Mutex
@@ -97,8 +101,9 @@ func New(cfg Config) (*Dataplane, error) {
 		log:      log.With("part", "xdp"),
 		mode:     cfg.Mode,
 		services: make(map[string]*service),
-		vips:     make(map[bpfVipKey]uint32),
-		ranges:   make(map[bpfVipKey]bpfRanges),
+		vips:     make(map[endpoint]uint32),
+		ranges:   make(map[endpoint]bpfRanges),
+		prefixes: make(map[lb.VIP]number),
 		tails:    make(map[uint32]bpfCounter),
 	}
 	if err := d.load(cfg.Interfaces, cfg.Pin); err != nil {

@@ -27,7 +27,7 @@ type DecapConfig struct {
 	Tunnels    Tunnels
 	GUEPort    uint16         // 0: lb.DefaultGUEPort
 	Sources    []netip.Prefix // who may send encapsulated packets
-	VIPs       []netip.Addr   // whom they may be for
+	VIPs       []lb.VIP       // whom they may be for
 
 	Log        *slog.Logger          // nil: no log
 	Registerer prometheus.Registerer // nil: no metrics
@@ -129,9 +129,9 @@ func loadDecapsulation(cfg DecapConfig) (*Decap, error) {
 }
 
 // enterVIPs fills a map of either program.
-func enterVIPs(m *ebpf.Map, vips []netip.Addr) error {
+func enterVIPs(m *ebpf.Map, vips []lb.VIP) error {
 	for _, vip := range vips {
-		if err := m.Put(words(vip), uint8(1)); err != nil {
+		if err := m.Put(mappedPrefix(vip.Prefix), uint8(1)); err != nil {
 			return fmt.Errorf("enter vip %s: %w", vip, err)
 		}
 	}
@@ -225,17 +225,6 @@ func tunnelEnd(ifindex int, a netip.Addr) decapTunnelEnd {
 	end := decapTunnelEnd{Ifindex: uint32(ifindex)}
 	end.Address.Word = words(a)
 	return end
-}
-
-// mappedPrefix is a prefix as the program looks it up: an IPv4 one mapped.
-func mappedPrefix(p netip.Prefix) decapPrefix {
-	bits := p.Bits()
-	if p.Addr().Is4() {
-		bits += 96
-	}
-	key := decapPrefix{Bits: uint32(bits)}
-	key.Address.Word = words(p.Addr())
-	return key
 }
 
 // Attached is nil while the program sits on every interface, else it says which

@@ -13,11 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type decapAddress struct {
-	_    structs.HostLayout
-	Word [4]uint32
-}
-
 type decapDecapVerdict uint32
 
 const (
@@ -38,13 +33,19 @@ const (
 type decapPrefix struct {
 	_       structs.HostLayout
 	Bits    uint32
-	Address decapAddress
+	Address struct {
+		_    structs.HostLayout
+		Word [4]uint32
+	}
 }
 
 type decapTunnelEnd struct {
 	_       structs.HostLayout
 	Ifindex uint32
-	Address decapAddress
+	Address struct {
+		_    structs.HostLayout
+		Word [4]uint32
+	}
 }
 
 // Names of all BPF objects in the ELF.

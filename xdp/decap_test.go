@@ -29,7 +29,7 @@ func newDecap(t testing.TB, tunnels Tunnels) *Decap {
 	d, err := loadDecapsulation(DecapConfig{
 		Tunnels: tunnels,
 		Sources: []netip.Prefix{netip.MustParsePrefix("203.0.113.128/25"), netip.MustParsePrefix("2001:db8:3::/112"), netip.MustParsePrefix("192.0.2.7/32")},
-		VIPs:    []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:2::1")},
+		VIPs:    []lb.VIP{lb.MustParseVIP("192.0.2.1"), lb.MustParseVIP("2001:db8:2::1"), lb.MustParseVIP("192.0.2.64/28"), lb.MustParseVIP("2001:db8:2:64::/64")},
 	})
 	must(t, err)
 	t.Cleanup(func() {
@@ -204,9 +204,17 @@ func TestDecapsulation(t *testing.T) {
 			for _, inner := range []struct {
 				name            string
 				tcp, udp, wrong []byte
+				first, last     []byte // of a prefix
+				before, beyond  []byte
 			}{
-				{"4", packet.TCP(client4, vip4), packet.UDP(client4, vip4, packet.Payload(1200)), packet.TCP(client4, "192.0.2.2:443")},
-				{"6", packet.TCP(client6, vip6), packet.UDP(client6, vip6, packet.Payload(1200)), packet.TCP(client6, "[2001:db8:2::2]:443")},
+				{
+					"4", packet.TCP(client4, vip4), packet.UDP(client4, vip4, packet.Payload(1200)), packet.TCP(client4, "192.0.2.2:443"),
+					packet.TCP(client4, "192.0.2.64:443"), packet.TCP(client4, "192.0.2.79:443"), packet.TCP(client4, "192.0.2.63:443"), packet.TCP(client4, "192.0.2.80:443"),
+				},
+				{
+					"6", packet.TCP(client6, vip6), packet.UDP(client6, vip6, packet.Payload(1200)), packet.TCP(client6, "[2001:db8:2::2]:443"),
+					packet.TCP(client6, "[2001:db8:2:64::]:443"), packet.TCP(client6, "[2001:db8:2:64:ffff:ffff:ffff:ffff]:443"), packet.TCP(client6, "[2001:db8:2:63:ffff:ffff:ffff:ffff]:443"), packet.TCP(client6, "[2001:db8:2:65::]:443"),
+				},
 			} {
 				t.Run(fmt.Sprintf("%s %sin%s", kind.name, inner.name, outer.name), func(t *testing.T) {
 					in := func(frame []byte) []byte { return kind.encapsulate(outer.source, outer.here, frame) }
@@ -220,6 +228,10 @@ func TestDecapsulation(t *testing.T) {
 						{"another host's address", kind.encapsulate(outer.source, outer.elsewhere, inner.tcp), nil, DecapStats{OtherDestination: 1}},
 						{"an address of another interface", kind.encapsulate(outer.source, outer.otherInterface, inner.tcp), nil, DecapStats{OtherDestination: 1}},
 						{"for no VIP", in(inner.wrong), nil, DecapStats{NotVIP: 1}},
+						{"for the first of a prefix", in(inner.first), inner.first, kind.counted},
+						{"for the last of a prefix", in(inner.last), inner.last, kind.counted},
+						{"for the one before a prefix", in(inner.before), nil, DecapStats{NotVIP: 1}},
+						{"for the one beyond a prefix", in(inner.beyond), nil, DecapStats{NotVIP: 1}},
 						{"for the host itself", in(packet.TCP(client4, here4+":22")), nil, DecapStats{NotVIP: 1}},
 						{"a tunnel in a tunnel: it is for the host, no VIP", in(whole), nil, DecapStats{NotVIP: 1}},
 						{"inner length beyond the outer", in(inner.tcp)[:len(whole)-1], nil, DecapStats{Malformed: 1}},
@@ -335,7 +347,7 @@ func TestGUEIsTakenOnItsPortAlone(t *testing.T) {
 	needRoot(t)
 	d, err := loadDecapsulation(DecapConfig{
 		Tunnels: Tunnels{GUE: true}, GUEPort: 5555,
-		Sources: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, VIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		Sources: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}, VIPs: []lb.VIP{lb.MustParseVIP("192.0.2.1")},
 	})
 	must(t, err)
 	defer d.Close()

@@ -31,6 +31,8 @@ func FuzzProcess(f *testing.F) {
 	f.Add(about(sentAs("[2001:db8:2::23]:443", client6, packet.Extension(60, 2)), 2, 0))
 	f.Add(packet.Transport(packet.SCTP, 12, client4, "192.0.2.1:443"))
 	f.Add(packet.Echo("2001:db8:100::7", "2001:db8:2::1"))
+	f.Add(packet.TCP(client4, "192.0.2.70:443"))
+	f.Add(packet.TCP(client6, "[2001:db8:2:64::7]:1000"))
 
 	d := newDataplane(f)
 	packetServices(f, d)

@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // MSSLimit is the biggest MSS that a VIP of either family may tell its clients.
@@ -19,7 +20,7 @@ type MSSLimit struct{ IPv4, IPv6 uint16 }
 // MSSConfig says whose SYN-ACKs are fitted, and to what.
 type MSSConfig struct {
 	Interfaces []string               // that answers leave by
-	VIPs       []netip.Addr           // whose answers they are
+	VIPs       []lb.VIP               // whose answers they are
 	Limit      func(mtu int) MSSLimit // what fits an interface of this MTU
 	Log        *slog.Logger           // nil: no log
 	Registerer prometheus.Registerer  // nil: no metrics

@@ -13,15 +13,16 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type mssAddress struct {
-	_    structs.HostLayout
-	Word [4]uint32
-}
-
 type mssMssLimit struct {
 	_    structs.HostLayout
 	Ipv4 uint16
 	Ipv6 uint16
+}
+
+type mssPrefix struct {
+	_       structs.HostLayout
+	Bits    uint32
+	Address [4]uint32
 }
 
 // Names of all BPF objects in the ELF.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -17,13 +16,16 @@ import (
 
 	"github.com/halfproxy/halfproxy/internal/netns"
 	"github.com/halfproxy/halfproxy/internal/packet"
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // newMSS is the program as if on the loopback device, whose limits are 1440 and 1420.
 func newMSS(t testing.TB) *MSS {
 	t.Helper()
 	needRoot(t)
-	m, err := loadMSSProgram(MSSConfig{VIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:2::1")}})
+	m, err := loadMSSProgram(MSSConfig{VIPs: []lb.VIP{
+		lb.MustParseVIP("192.0.2.1"), lb.MustParseVIP("2001:db8:2::1"), lb.MustParseVIP("192.0.2.64/28"), lb.MustParseVIP("2001:db8:2:64::/64"),
+	}})
 	must(t, err)
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
@@ -85,6 +87,8 @@ func TestMSS(t *testing.T) {
 	}{
 		{"IPv4", vip4, "192.0.2.2:443", client4, 1440},
 		{"IPv6", vip6, "[2001:db8:2::2]:443", client6, 1420},
+		{"the last of a prefix", "192.0.2.79:443", "192.0.2.80:443", client4, 1440},
+		{"the last of an IPv6 prefix", "[2001:db8:2:64:ffff:ffff:ffff:ffff]:443", "[2001:db8:2:65::]:443", client6, 1420},
 	} {
 		synAck := func(options ...byte) []byte {
 			return withTCPOptions(packet.TCP(family.vip, family.client, packet.SYN, packet.ACK, packet.Payload(0)), options...)
@@ -248,7 +252,7 @@ func newEgress(t *testing.T) egress {
 func (e egress) attach() (m *MSS, err error) {
 	err = e.Do(func() (err error) {
 		m, err = AttachMSS(MSSConfig{
-			Interfaces: []string{"eth0"}, VIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Log: testLog(e.t),
+			Interfaces: []string{"eth0"}, VIPs: []lb.VIP{lb.MustParseVIP("192.0.2.1")}, Log: testLog(e.t),
 			Limit: func(mtu int) MSSLimit { return MSSLimit{uint16(mtu - 60), uint16(mtu - 80)} },
 		})
 		return err

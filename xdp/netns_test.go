@@ -252,7 +252,7 @@ func TestConnectionsThroughTheProgram(t *testing.T) {
 					decap, err = AttachDecap(DecapConfig{
 						Interfaces: []string{"eth0"}, Tunnels: Tunnels{IPIP: true, GRE: true, GUE: true},
 						Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32"), netip.MustParsePrefix("fd00::2/128")},
-						VIPs:    []netip.Addr{netip.MustParseAddr("10.2.0.1"), netip.MustParseAddr("fd00:2::1")},
+						VIPs:    []lb.VIP{lb.MustParseVIP("10.2.0.1"), lb.MustParseVIP("fd00:2::1")},
 					})
 					return err
 				}))
@@ -570,13 +570,21 @@ func TestVIPsHaveBlackholeRoutesWhileTheyAreApplied(t *testing.T) {
 	}
 	// Left behind by a process that crashed.
 	must(t, l.lb.Do(func() error {
-		return errors.Join(netlink.RouteAdd(blackhole(netip.MustParseAddr("10.2.0.99"))), netlink.RouteAdd(blackhole(netip.MustParseAddr("10.2.0.1"))))
+		var errs []error
+		for _, vip := range []string{"10.2.0.99", "10.2.0.1", "10.2.7.0/28", "10.2.8.0/28"} {
+			errs = append(errs, netlink.RouteAdd(blackhole(lb.MustParseVIP(vip).Prefix)))
+		}
+		return errors.Join(errs...)
 	}))
 	d := l.load(t)
 	l.apply(t, d, webTable(lb.L2, "10.0.0.11"))
 	want("applied", "10.2.0.1/32", "fd00:2::1/128")
 	l.apply(t, d, table("web", lb.L2, 13, []string{"10.2.0.1:80", "10.2.0.2:80"}, "10.0.0.11"))
 	want("another VIP", "10.2.0.1/32", "10.2.0.2/32")
+	prefixes := webTable(lb.L2, "10.0.0.11")
+	prefixes.Service.VIPs = []lb.VIP{lb.MustParseVIP("10.2.0.0/24"), lb.MustParseVIP("10.2.0.16/28"), lb.MustParseVIP("fd00:2::/64")}
+	l.apply(t, d, prefixes)
+	want("prefixes", "10.2.0.0/24", "10.2.0.16/28", "fd00:2::/64")
 	l.apply(t, d)
 	want("nothing applied")
 	l.apply(t, d, webTable(lb.L2, "10.0.0.11"))

@@ -40,7 +40,7 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 		}
 	}()
 	for _, name := range []string{
-		bpfMapVips, bpfMapPortRanges, bpfMapRanged, bpfMapServices, bpfMapSlots, bpfMapBackends,
+		bpfMapVips, bpfMapPortRanges, bpfMapVipPrefixes, bpfMapWider, bpfMapServices, bpfMapSlots, bpfMapBackends,
 		bpfMapBackendCounters, bpfMapVerdicts, bpfMapLimits, bpfMapFragments,
 	} {
 		outgrown := name == bpfMapSlots || name == bpfMapBackends || name == bpfMapBackendCounters

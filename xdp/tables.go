@@ -5,13 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"github.com/cilium/ebpf"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -50,23 +47,16 @@ func (b *backend) entry() uint32 { return b.service.room.start + b.index }
 // mostBackends is what a slot can tell apart.
 const mostBackends = 1 << 16
 
-// Flags in bpf/types.h: of a service's active, and of a key's family.
-const (
-	bySource = 2
-	anyPort  = 0x10
-)
-
-// noService is the value of a VIP's own entry in vips.
-const noService = ^uint32(0)
+// bySource is a flag in bpf/types.h, of a service's active.
+const bySource = 2
 
 // Apply makes tables the whole of what the program forwards by. Only what
 // differs is written; a packet sees a service's old table or its new one, never
 // a mixture. Calling it again with the same tables does nothing; after an error,
 // calling it again does what was left undone.
 func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
-	vips, err := check(tables)
-	ranges, rangesErr := portRanges(tables)
-	if err := errors.Join(err, rangesErr); err != nil {
+	directory, err := newDirectory(tables)
+	if err := errors.Join(check(tables), err); err != nil {
 		return err
 	}
 	d.mu.Lock()
@@ -81,7 +71,7 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 
 	// The way up: backends, tables, then the VIPs that lead packets there.
 	// The blackholes first of all, that nothing loops through the kernel.
-	if err := d.blackhole.add(addressesOf(vips)); err != nil {
+	if err := d.blackhole.add(directory.prefixes()); err != nil {
 		return err
 	}
 	named := make(map[string]bool)
@@ -100,10 +90,7 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 			return fmt.Errorf("service %s: %w", t.Service.Name, err)
 		}
 	}
-	if err := d.applyVIPs(vips); err != nil {
-		return err
-	}
-	if err := d.applyRanges(ranges); err != nil {
+	if err := d.direct(directory); err != nil {
 		return err
 	}
 	// The way down: the VIPs are gone, so are packets for what they led to.
@@ -113,7 +100,7 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 		}
 	}
 	d.warnOfMergedSegments(tables)
-	return d.blackhole.keep(addressesOf(vips))
+	return d.blackhole.keep(directory.prefixes())
 }
 
 // warnOfMergedSegments tells once that generic mode and encapsulation go ill
@@ -132,9 +119,8 @@ func (d *Dataplane) warnOfMergedSegments(tables []lb.Table) {
 	}
 }
 
-// check finds what cannot be applied, and gives the services by VIP and port.
-func check(tables []lb.Table) (map[bpfVipKey]string, error) {
-	vips := make(map[bpfVipKey]string)
+// check finds what cannot be applied.
+func check(tables []lb.Table) error {
 	seen := make(map[string]bool)
 	var errs []error
 	for _, t := range tables {
@@ -152,144 +138,8 @@ func check(tables []lb.Table) (map[bpfVipKey]string, error) {
 				break
 			}
 		}
-		for _, vip := range t.Service.VIPs {
-			vips[vipKey(vip, lb.Port{})] = ""
-			for _, p := range t.Service.Ports {
-				if p.Last != 0 {
-					continue // portRanges
-				}
-				key := vipKey(vip, p)
-				if other, taken := vips[key]; taken && other != name {
-					errs = append(errs, fmt.Errorf("service %q: vip %s %s already belongs to %q", name, vip, p, other))
-				}
-				vips[key] = name
-			}
-		}
 	}
-	maps.Copy(vips, wholeProtocols(tables))
-	return vips, errors.Join(errs...)
-}
-
-// portRanges are the services' ranges of ports by VIP and protocol.
-func portRanges(tables []lb.Table) (map[bpfVipKey][]portRange, error) {
-	ranges := make(map[bpfVipKey][]portRange)
-	var errs []error
-	for _, t := range tables {
-		for _, vip := range t.Service.VIPs {
-			for _, p := range t.Service.Ports {
-				if p.Last == 0 {
-					continue
-				}
-				key := vipKey(vip, lb.Port{Protocol: p.Protocol})
-				for _, other := range ranges[key] {
-					if other.port.Clashes(p) && other.service != t.Service.Name {
-						errs = append(errs, fmt.Errorf("service %q: vip %s %s overlaps %s of %q", t.Service.Name, vip, p, other.port, other.service))
-					}
-				}
-				ranges[key] = append(ranges[key], portRange{p, t.Service.Name})
-				if most := len(bpfRanges{}.Range); len(ranges[key]) == most+1 {
-					errs = append(errs, fmt.Errorf("service %q: vip %s has more than %d ranges of %s ports", t.Service.Name, vip, most, p.Protocol))
-				}
-			}
-		}
-	}
-	return ranges, errors.Join(errs...)
-}
-
-// portRange is a range of ports and the service that has it.
-type portRange struct {
-	port    lb.Port
-	service string
-}
-
-// applyRanges makes ranges the whole of what the program looks at when a port
-// is nobody's own.
-func (d *Dataplane) applyRanges(ranges map[bpfVipKey][]portRange) error {
-	m, number := d.store.maps[bpfMapPortRanges], d.store.maps[bpfMapRanged]
-	for key, list := range ranges {
-		var wanted bpfRanges
-		for i, r := range list {
-			wanted.Range[i] = bpfRange{First: r.port.Number, Last: r.port.Last, Service: d.services[r.service].number + 1}
-		}
-		if old, there := d.ranges[key]; there && old == wanted {
-			continue
-		}
-		if err := m.Put(key, wanted); err != nil {
-			return fmt.Errorf("enter the port ranges of vip %s: %w", describe(key), err)
-		}
-		d.ranges[key] = wanted
-	}
-	if err := number.Put(uint32(0), uint32(len(ranges))); err != nil {
-		return fmt.Errorf("enter the number of port ranges: %w", err)
-	}
-	for key := range d.ranges {
-		if _, wanted := ranges[key]; wanted {
-			continue
-		}
-		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("take out the port ranges of vip %s: %w", describe(key), err)
-		}
-		delete(d.ranges, key)
-	}
-	return nil
-}
-
-// wholeProtocols are the keys by which fragments without ports find a service:
-// of a VIP's protocols that one service has alone, and by source.
-func wholeProtocols(tables []lb.Table) map[bpfVipKey]string {
-	whole := make(map[bpfVipKey]string)
-	owners := make(map[bpfVipKey]string)
-	for _, t := range tables {
-		for _, vip := range t.Service.VIPs {
-			for _, p := range t.Service.Ports {
-				key := vipKey(vip, lb.Port{Protocol: p.Protocol})
-				key.Family |= anyPort
-				owner, shared := owners[key]
-				owners[key] = t.Service.Name
-				switch {
-				case shared && owner != t.Service.Name:
-					delete(whole, key)
-				case !shared && t.Service.BySource:
-					whole[key] = t.Service.Name
-				}
-			}
-		}
-	}
-	return whole
-}
-
-func vipKey(vip netip.Addr, p lb.Port) bpfVipKey {
-	vip = vip.Unmap()
-	key := bpfVipKey{Address: words(vip), Port: bigEndian(p.Number), Protocol: uint8(p.Protocol), Family: 6}
-	if vip.Is4() {
-		key.Family = 4
-	}
-	return key
-}
-
-// bigEndian is a port as it lies in a packet, and back.
-func bigEndian(port uint16) uint16 { return port>>8 | port<<8 }
-
-// words is an address as it lies in a packet, an IPv4 one mapped.
-func words(a netip.Addr) (w [4]uint32) {
-	b := a.As16()
-	for i := range w {
-		w[i] = binary.NativeEndian.Uint32(b[4*i:])
-	}
-	return w
-}
-
-// addressesOf gives the VIPs among the keys of vips.
-func addressesOf(vips map[bpfVipKey]string) map[netip.Addr]bool {
-	addresses := make(map[netip.Addr]bool)
-	for key := range vips {
-		var b [16]byte
-		for i, w := range key.Address {
-			binary.NativeEndian.PutUint32(b[4*i:], w)
-		}
-		addresses[netip.AddrFrom16(b).Unmap()] = true
-	}
-	return addresses
+	return errors.Join(errs...)
 }
 
 // later has then done when no packet can be using what is out of use now.
@@ -543,39 +393,4 @@ func (d *Dataplane) remove(s *service) {
 		d.numbers.give(region{s.number, 1})
 	})
 	d.release(s)
-}
-
-// applyVIPs makes the keys of vips those of the map.
-func (d *Dataplane) applyVIPs(vips map[bpfVipKey]string) error {
-	m := d.store.maps[bpfMapVips]
-	for key, name := range vips {
-		number := noService
-		if name != "" {
-			number = d.services[name].number
-		}
-		if old, there := d.vips[key]; there && old == number {
-			continue
-		}
-		if err := m.Put(key, number); err != nil {
-			return fmt.Errorf("enter vip %s of service %q (there is room for %d pairs of VIP and port): %w", describe(key), name, m.MaxEntries(), err)
-		}
-		d.vips[key] = number
-	}
-	for key := range d.vips {
-		if _, wanted := vips[key]; wanted {
-			continue
-		}
-		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("take out vip %s: %w", describe(key), err)
-		}
-		delete(d.vips, key)
-	}
-	return nil
-}
-
-func describe(key bpfVipKey) string {
-	for a := range addressesOf(map[bpfVipKey]string{key: ""}) {
-		return fmt.Sprintf("%s %s", a, lb.Port{Protocol: lb.Protocol(key.Protocol), Number: bigEndian(key.Port)})
-	}
-	return ""
 }

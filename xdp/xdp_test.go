@@ -113,7 +113,7 @@ func table(name string, forward lb.Forward, size int, vips []string, backends ..
 	ports := make(map[lb.Port]bool)
 	for _, v := range vips {
 		at := netip.MustParseAddrPort(v)
-		t.Service.VIPs = append(t.Service.VIPs, at.Addr())
+		t.Service.VIPs = append(t.Service.VIPs, lb.AddrVIP(at.Addr()))
 		ports[lb.Port{Protocol: lb.TCP, Number: at.Port()}] = true
 		ports[lb.Port{Protocol: lb.UDP, Number: at.Port()}] = true
 	}

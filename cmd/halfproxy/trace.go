@@ -11,6 +11,7 @@ import (
 
 	"github.com/halfproxy/halfproxy/admin"
 	"github.com/halfproxy/halfproxy/control"
+	"github.com/halfproxy/halfproxy/lb"
 	"github.com/halfproxy/halfproxy/xdp"
 )
 
@@ -99,7 +100,7 @@ func (n *node) trace(f admin.Flow) (admin.Trace, error) {
 func portsOf(services []control.ServiceStatus, f admin.Flow) string {
 	var ports []string
 	for _, s := range services {
-		if slices.Contains(s.VIPs, f.Destination.Addr()) {
+		if slices.ContainsFunc(s.VIPs, func(v lb.VIP) bool { return v.Contains(f.Destination.Addr().Unmap()) }) {
 			for _, p := range s.Ports {
 				ports = append(ports, fmt.Sprintf("%s (%s)", p, s.Name))
 			}

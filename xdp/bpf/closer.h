@@ -209,26 +209,6 @@ static __always_inline void set_ports(struct packet *packet, __u32 ports, __u8 p
 	packet->vip.protocol = protocol;
 }
 
-/* The service that has the port in one of its ranges. */
-static __always_inline bool find_in_ranges(const struct packet *packet, __u32 *service)
-{
-	__u16 port = bpf_ntohs(packet->vip.port);
-	struct vip_key key = packet->vip;
-	const struct ranges *ranges;
-
-	key.port = 0;
-	ranges = bpf_map_lookup_elem(&port_ranges, &key);
-	if (!ranges)
-		return false;
-	for (int i = 0; i < MOST_RANGES && ranges->range[i].service; i++) {
-		if (port >= ranges->range[i].first && port <= ranges->range[i].last) {
-			*service = ranges->range[i].service - 1;
-			return true;
-		}
-	}
-	return false;
-}
-
 static __always_inline bool is_error(__u8 family, __u8 type)
 {
 	if (family == 4) /* unreachable, time exceeded, parameter problem */

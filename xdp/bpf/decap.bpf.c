@@ -68,9 +68,10 @@ struct {
 } sources SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1); /* user space knows how many */
-	__type(key, struct address);
+	__type(key, struct prefix);
 	__type(value, __u8);
 } own_vips SEC(".maps");
 
@@ -223,7 +224,7 @@ static __always_inline __u8 combine_ecn(__u8 outer, __u8 inner)
 static __always_inline enum decap_verdict read_inner(struct ethhdr *eth, void *end,
 						     struct tunnel *tunnel)
 {
-	struct address destination = {};
+	struct prefix destination = { .bits = 128 };
 	struct ipv6hdr *ip6 = at(eth, tunnel->outer);
 	struct iphdr *ip4 = (void *)ip6;
 	__u8 outer_ecn = tunnel->tos & ECN_MASK, inner_ecn;
@@ -233,14 +234,14 @@ static __always_inline enum decap_verdict read_inner(struct ethhdr *eth, void *e
 		    bpf_ntohs(ip4->tot_len) < ip4->ihl * 4 ||
 		    bpf_ntohs(ip4->tot_len) > tunnel->length)
 			return DECAP_MALFORMED;
-		destination.word[2] = bpf_htonl(0xffff);
-		destination.word[3] = ip4->daddr;
+		destination.address.word[2] = bpf_htonl(0xffff);
+		destination.address.word[3] = ip4->daddr;
 		inner_ecn = ip4->tos & ECN_MASK;
 	} else {
 		if ((void *)(ip6 + 1) > end || first_word(ip6) >> 28 != 6 ||
 		    bpf_ntohs(ip6->payload_len) + sizeof(*ip6) > tunnel->length)
 			return DECAP_MALFORMED;
-		memcpy(&destination, ip6->daddr, sizeof(ip6->daddr));
+		memcpy(&destination.address, ip6->daddr, sizeof(ip6->daddr));
 		inner_ecn = first_word(ip6) >> 20 & ECN_MASK;
 	}
 	if (!bpf_map_lookup_elem(&own_vips, &destination))

@@ -10,8 +10,8 @@
  *     |           a fragment's ports are remembered for the others
  *     |           an ICMP error is taken for a packet of the flow
  *     |           that it quotes a packet of
- *   choose()  (VIP, protocol, port) -> service: the one hash lookup
- *     |         none, but there are ranges of ports: parse_closer()
+ *   choose()  (VIP, protocol, port) -> service: the one hash lookup   (vip.h)
+ *     |         none, but there are ranges of ports or prefixes: they are looked at
  *     |         none of ours -----------------------------------------> pass
  *     |         a ping -----------------------------------------------> back, answered
  *     |         TTL at its end, a fragment of unknown ports, ICMP
@@ -31,6 +31,7 @@
  */
 #include "maps.h"
 #include "parse.h"
+#include "vip.h"
 #include "hash.h"
 #include "encap.h"
 #include "closer.h"
@@ -63,10 +64,9 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 	return VERDICT_FORWARDED;
 }
 
-static __always_inline enum verdict choose(struct packet *packet, enum verdict parsed,
+static __always_inline enum verdict choose(const struct packet *packet, enum verdict parsed,
 					   const struct finding *finding, struct target *to)
 {
-	__u32 *number = bpf_map_lookup_elem(&vips, &packet->vip);
 	struct service *service;
 	struct backend *backend;
 	struct slot_page *page;
@@ -74,20 +74,8 @@ static __always_inline enum verdict choose(struct packet *packet, enum verdict p
 	__u32 active, ports, slot, index;
 	enum verdict verdict;
 
-	if (!number && finding && packet->vip.family & ANY_PORT) {
-		packet->vip.family &= ~ANY_PORT;
-		packet->vip.protocol = 0;
-		number = bpf_map_lookup_elem(&vips, &packet->vip);
-	}
-	if (number) {
-		index = *number;
-	} else if (!finding) {
-		index = 0;
-		number = bpf_map_lookup_elem(&ranged, &index);
-		return number && *number ? LOOK_CLOSER : VERDICT_PASS_NOT_VIP;
-	} else if (!find_in_ranges(packet, &index)) {
+	if (!find_service(&packet->vip, &index))
 		return VERDICT_PASS_NOT_VIP;
-	}
 	verdict = judge(packet, parsed, finding, index);
 	if (verdict != VERDICT_FORWARDED)
 		return verdict;

@@ -27,13 +27,22 @@ struct {
 	__type(value, struct ranges);
 } port_ranges SEC(".maps");
 
-/* How many port_ranges there are: without any, a miss in vips costs no second lookup. */
+/* The VIPs that are prefixes, by numbers that stand for them in vips and port_ranges. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 8192); /* new ones come before old ones go */
+	__type(key, struct prefix);
+	__type(value, __u32);
+} vip_prefixes SEC(".maps");
+
+/* How many of these there are: without any, a miss in vips costs no second lookup. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u32);
-} ranged SEC(".maps");
+	__type(value, struct wider);
+} wider SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

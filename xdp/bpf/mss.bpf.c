@@ -38,8 +38,9 @@ struct __sk_buff { /* as far as it is used here */
 	__u32 ifindex;
 };
 
-struct address {
-	__be32 word[4]; /* IPv4 mapped: ::ffff:a.b.c.d */
+struct prefix {
+	__u32 bits;
+	__be32 address[4]; /* IPv4 mapped: ::ffff:a.b.c.d */
 };
 
 /* The biggest MSS that fits, by the family of the VIP. */
@@ -56,9 +57,10 @@ struct {
 } mss_limits SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1); /* user space knows how many */
-	__type(key, struct address);
+	__type(key, struct prefix);
 	__type(value, __u8);
 } own_vips SEC(".maps");
 
@@ -70,7 +72,7 @@ struct {
 } mss_lowered SEC(".maps");
 
 /* Gives the offset of the TCP header, 0 if there is none. */
-static __always_inline __u32 find_tcp(struct __sk_buff *skb, struct address *source, bool *ipv6)
+static __always_inline __u32 find_tcp(struct __sk_buff *skb, struct prefix *source, bool *ipv6)
 {
 	struct ipv6hdr ip6;
 	struct iphdr ip4;
@@ -80,15 +82,15 @@ static __always_inline __u32 find_tcp(struct __sk_buff *skb, struct address *sou
 		    ip4.version != 4 || ip4.ihl < 5 || ip4.protocol != IPPROTO_TCP ||
 		    ip4.frag_off & bpf_htons(IP_MF | IP_OFFSET))
 			return 0;
-		source->word[2] = bpf_htonl(0xffff);
-		source->word[3] = ip4.saddr;
+		source->address[2] = bpf_htonl(0xffff);
+		source->address[3] = ip4.saddr;
 		return sizeof(struct ethhdr) + ip4.ihl * 4;
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (bpf_skb_load_bytes(skb, sizeof(struct ethhdr), &ip6, sizeof(ip6)) ||
 		    *(__u8 *)&ip6 >> 4 != 6 || ip6.nexthdr != IPPROTO_TCP)
 			return 0;
-		memcpy(source, ip6.saddr, sizeof(ip6.saddr));
+		memcpy(source->address, ip6.saddr, sizeof(ip6.saddr));
 		*ipv6 = true;
 		return sizeof(struct ethhdr) + sizeof(ip6);
 	}
@@ -160,7 +162,7 @@ static __always_inline void lower(struct __sk_buff *skb, __u32 tcp, __u32 at, __
 SEC("tc")
 int fit_mss(struct __sk_buff *skb)
 {
-	struct address source = {};
+	struct prefix source = { .bits = 128 };
 	struct mss_limit *limit;
 	struct tcphdr tcp;
 	bool ipv6 = false;

@@ -38,9 +38,9 @@ enum verdict {
 };
 
 /*
- * What a service is found by. IPv4 addresses are mapped (::ffff:a.b.c.d).
- * Port and protocol 0 stand for the VIP itself: packets whose ports are not to
- * be had are found by it.
+ * What a service is found by. IPv4 addresses are mapped (::ffff:a.b.c.d); a VIP
+ * that is a prefix has its number in the place of an address. Port and protocol
+ * 0 stand for the VIP itself: packets whose ports are not to be had are found by it.
  */
 struct vip_key {
 	__be32 address[4];
@@ -50,9 +50,22 @@ struct vip_key {
 };
 /* Beside the family: stands for all ports of the protocol, if one service has them by source. */
 #define ANY_PORT 0x10
+#define OF_PREFIX 0x20 /* also beside the family */
 _Static_assert(sizeof(struct vip_key) == 20, "vip_key is shared with Go");
 
 #define NO_SERVICE 0xffffffff /* the value of a VIP's own entry */
+
+/* IPv4 addresses are mapped, and their length is one of 128 bits. */
+struct prefix {
+	__u32 bits;
+	__be32 address[4];
+};
+
+/* What there is to find a service by that vips does not have under the very address and port. */
+struct wider {
+	__u32 ranges;	/* entries of port_ranges */
+	__u32 prefixes; /* entries of vip_prefixes */
+};
 
 /* Where a service's table lies. */
 struct table {
