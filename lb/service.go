@@ -63,7 +63,8 @@ func (p Port) Clashes(o Port) bool {
 type Forward uint8
 
 const (
-	// L2 rewrites the MAC addresses: the backend shares a link with the node.
+	// L2 rewrites the MAC addresses and lowers the TTL: the backend shares a link
+	// with the node.
 	L2 Forward = iota
 	// IPIP puts an outer IPv4 or IPv6 header before the packet (RFC 2003,
 	// RFC 4213, RFC 2473): the backend may be any number of hops away.

@@ -118,8 +118,17 @@ func (r row) action() uint32 {
 	return drop
 }
 
-// l2 is the frame as it goes to the backend by l2.
-func l2(frame []byte) []byte { return packet.WithMACs(backendMAC, nodeMAC, frame) }
+// toBackend is a frame with the MAC addresses that take it to the backend.
+func toBackend(frame []byte) []byte { return packet.WithMACs(backendMAC, nodeMAC, frame) }
+
+// l2 is the frame as it goes to the backend by l2: with few hops left.
+func l2(frame []byte) []byte {
+	ttl := frame[14+8]
+	if frame[14]>>4 == 6 {
+		ttl = frame[14+7]
+	}
+	return toBackend(packet.WithTTL(min(ttl-1, 8), frame))
+}
 
 // sending is a frame as it goes to the backend that has its flow, given the
 // flow's hash.
@@ -128,27 +137,27 @@ type sending func(frame []byte, hash uint64) []byte
 func viaL2(frame []byte, _ uint64) []byte { return l2(frame) }
 
 func viaIPIP4(frame []byte, _ uint64) []byte {
-	return l2(packet.Encapsulate(node4, "203.0.113.1", 0, frame))
+	return toBackend(packet.Encapsulate(node4, "203.0.113.1", 0, frame))
 }
 
 func viaIPIP6(frame []byte, hash uint64) []byte {
-	return l2(packet.Encapsulate(node6, "2001:db8:3::1", uint32(hash)&0xfffff, frame))
+	return toBackend(packet.Encapsulate(node6, "2001:db8:3::1", uint32(hash)&0xfffff, frame))
 }
 
 func viaGRE4(frame []byte, _ uint64) []byte {
-	return l2(packet.EncapsulateGRE(node4, "203.0.113.1", 0, frame))
+	return toBackend(packet.EncapsulateGRE(node4, "203.0.113.1", 0, frame))
 }
 
 func viaGRE6(frame []byte, hash uint64) []byte {
-	return l2(packet.EncapsulateGRE(node6, "2001:db8:3::1", uint32(hash)&0xfffff, frame))
+	return toBackend(packet.EncapsulateGRE(node6, "2001:db8:3::1", uint32(hash)&0xfffff, frame))
 }
 
 func viaGUE4(frame []byte, hash uint64) []byte {
-	return l2(packet.EncapsulateGUE(node4, "203.0.113.1", 0, 49152+uint16(hash&0x3fff), 6080, frame))
+	return toBackend(packet.EncapsulateGUE(node4, "203.0.113.1", 0, 49152+uint16(hash&0x3fff), 6080, frame))
 }
 
 func viaGUE6(frame []byte, hash uint64) []byte {
-	return l2(packet.EncapsulateGUE(node6, "2001:db8:3::1", uint32(hash)&0xfffff, 49152+uint16(hash&0x3fff), 6081, frame))
+	return toBackend(packet.EncapsulateGUE(node6, "2001:db8:3::1", uint32(hash)&0xfffff, 49152+uint16(hash&0x3fff), 6081, frame))
 }
 
 func inIPv4(frame []byte) []byte { return viaIPIP4(frame, flowHash(testKey(), frame)) }
@@ -200,7 +209,7 @@ func TestPackets(t *testing.T) {
 		forwarded("l2: UDP", udp(c4, web), l2, webBackend),
 		forwarded("l2: TCP over IPv6 to an IPv4 backend", tcp(c6, web6), l2, webBackend),
 		forwarded("l2: UDP over IPv6", udp(c6, web6), l2, webBackend),
-		forwarded("l2: TTL 2 goes on as it came", tcp(c4, web, packet.TTL(2)), l2, webBackend),
+		forwarded("l2: TTL 2", tcp(c4, web, packet.TTL(2)), l2, webBackend),
 		forwarded("l2: hop limit 2", tcp(c6, web6, packet.TTL(2)), l2, webBackend),
 		forwarded("l2: DSCP and ECN stay", tcp(c4, web, packet.TOS(0xb9)), l2, webBackend),
 		forwarded("l2: padding stays", tcp(c4, web, packet.Padding(2)), l2, webBackend),
@@ -383,7 +392,7 @@ func TestOuterSourcesVaryWithTheFlowWithinTheirPrefix(t *testing.T) {
 							return packet.EncapsulateGUE(source.String(), backend, uint32(hash)&0xfffff, 49152+uint16(hash&0x3fff), 6080, frame)
 						},
 					}[forward]()
-					if !bytes.Equal(out, l2(want)) {
+					if !bytes.Equal(out, toBackend(want)) {
 						t.Fatalf("flow %d:\ngot  %.80x\nwant %.80x", n, out, l2(want))
 					}
 				}
@@ -391,6 +400,35 @@ func TestOuterSourcesVaryWithTheFlowWithinTheirPrefix(t *testing.T) {
 					t.Errorf("2000 flows have %d sources, want nearly as many", len(sources))
 				}
 			})
+		}
+	}
+}
+
+// What a backend sends back to the nodes comes to an end: by l2 at most 8 hops are
+// left. The frames to compare with are made with the TTL that they are to have,
+// checksum and all.
+func TestL2LeavesFewHops(t *testing.T) {
+	d := newDataplane(t)
+	packetServices(t, d)
+	const tag = 0x8100<<16 | 5
+	for ttl := range 256 {
+		for id := range uint16(16) { // the checksum is another with each
+			for _, make := range []func(ttl uint8) []byte{
+				func(ttl uint8) []byte { return packet.TCP(client4, vips(1)[0], packet.TTL(ttl), packet.ID(id<<12)) },
+				func(ttl uint8) []byte { return packet.UDP(client6, vips(1)[1], packet.TTL(ttl)) },
+			} {
+				in, verdict := make(uint8(ttl)), Forwarded
+				out := toBackend(make(min(uint8(ttl)-1, 8)))
+				if ttl <= 1 {
+					out, verdict = in, TTLExpired
+				}
+				if got := process(t, d, in, verdict); !bytes.Equal(got, out) {
+					t.Fatalf("TTL %d:\ngot  %x\nwant %x", ttl, got, out)
+				}
+				if got := process(t, d, packet.Tagged(in, tag), verdict); !bytes.Equal(got, packet.Tagged(out, tag)) {
+					t.Fatalf("TTL %d, tagged:\ngot  %x\nwant %x", ttl, got, packet.Tagged(out, tag))
+				}
+			}
 		}
 	}
 }
@@ -417,7 +455,7 @@ func TestOuterChecksumsWhoseCarriesCarry(t *testing.T) {
 			}
 			found++
 			frame := packet.UDP(client4, "192.0.2.4:443", packet.Payload(payload), packet.TOS(uint8(tos)))
-			if got, want := process(t, d, frame, Forwarded), l2(packet.Encapsulate(source.String(), "203.0.113.1", 0, frame)); !bytes.Equal(got, want) {
+			if got, want := process(t, d, frame, Forwarded), toBackend(packet.Encapsulate(source.String(), "203.0.113.1", 0, frame)); !bytes.Equal(got, want) {
 				t.Fatalf("payload of %d bytes, tos %#x:\ngot  %.40x\nwant %.40x", payload, tos, got, want)
 			}
 		}

@@ -208,11 +208,12 @@ func countAndDrop(counter *ebpf.Map) asm.Instructions {
 }
 
 // sendOut sends a frame out of an interface. Frames come back to be used again
-// with the MAC addresses that the node's program gave them.
+// with the MAC addresses and the TTL that the node's program gave them.
 func sendOut(counter *ebpf.Map, ifindex int, to net.HardwareAddr) asm.Instructions {
 	return slices.Concat(wholeHeader(), asm.Instructions{
 		asm.StoreImm(asm.R2, 0, int64(int32(binary.LittleEndian.Uint32(to))), asm.Word),
 		asm.StoreImm(asm.R2, 4, int64(int16(binary.LittleEndian.Uint16(to[4:]))), asm.Half),
+		asm.StoreImm(asm.R2, 14+8, 57, asm.Byte),
 	}, increment(counter, sentCount), asm.Instructions{
 		asm.Mov.Imm(asm.R1, int32(ifindex)),
 		asm.Mov.Imm(asm.R2, 0),
@@ -221,13 +222,14 @@ func sendOut(counter *ebpf.Map, ifindex int, to net.HardwareAddr) asm.Instructio
 	}, drop())
 }
 
-// wholeHeader has R2 point at the frame's Ethernet header.
+// wholeHeader has R2 point at the frame's Ethernet header, which an IPv4 header
+// follows.
 func wholeHeader() asm.Instructions {
 	return asm.Instructions{
 		asm.LoadMem(asm.R2, asm.R1, 0, asm.Word), // data
 		asm.LoadMem(asm.R3, asm.R1, 4, asm.Word), // data_end
 		asm.Mov.Reg(asm.R4, asm.R2),
-		asm.Add.Imm(asm.R4, 14),
+		asm.Add.Imm(asm.R4, 14+20),
 		asm.JGT.Reg(asm.R4, asm.R3, "drop"),
 	}
 }

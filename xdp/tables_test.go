@@ -196,7 +196,7 @@ func TestAServiceChangesItsForwardAndItsBackendsAddress(t *testing.T) {
 	web := table("web", lb.L2, 13, []string{vip4}, "203.0.113.1")
 	apply(t, d, web)
 	frame := flow(1, vip4)
-	if got, want := process(t, d, frame, Forwarded), packet.WithMACs(macOf("203.0.113.1"), nodeMAC, frame); !bytes.Equal(got, want) {
+	if got, want := process(t, d, frame, Forwarded), packet.WithMACs(macOf("203.0.113.1"), nodeMAC, packet.WithTTL(8, frame)); !bytes.Equal(got, want) {
 		t.Errorf("l2:\ngot  %x\nwant %x", got, want)
 	}
 	web.Service.Forward = lb.IPIP
@@ -550,7 +550,7 @@ func TestAPathIsReplacedBesideTheOldOne(t *testing.T) {
 	if entry.NextHop>>hopPathBit&1 == side {
 		t.Error("the next hop still leads to the old path")
 	}
-	want := l2(packet.Encapsulate("203.0.113.99", "203.0.113.1", 0, flow(1, vip4)))
+	want := toBackend(packet.Encapsulate("203.0.113.99", "203.0.113.1", 0, flow(1, vip4)))
 	if got := process(t, d, flow(1, vip4), Forwarded); !bytes.Equal(got, want) {
 		t.Errorf("by the new path:\ngot  %x\nwant %x", got, want)
 	}

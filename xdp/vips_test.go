@@ -145,7 +145,7 @@ func TestTheMostSpecificVIPThatHasThePortWins(t *testing.T) {
 	apply(t, d, tables[0], tables[3])
 	for port, want := range map[string]string{"80": "wide", "443": "one", "1275": "one", "1700": "wide"} {
 		frame := packet.TCP(client4, "10.9.8.70:"+port)
-		if got, want := process(t, d, frame, Forwarded), packet.WithMACs(macOf(backends[want]), nodeMAC, frame); string(got) != string(want) {
+		if got, want := process(t, d, frame, Forwarded), packet.WithMACs(macOf(backends[want]), nodeMAC, packet.WithTTL(8, frame)); string(got) != string(want) {
 			t.Errorf("port %s: got %x, want %x", port, got[:6], want[:6])
 		}
 	}
@@ -177,7 +177,7 @@ func mostSpecificRows(t *testing.T, d *Dataplane, backends map[string]string) {
 			for _, frame := range [][]byte{send(client4, tt.four+":"+number), send(client6, "["+tt.six+"]:"+number)} {
 				r := row{in: frame, verdict: NotVIP}
 				if want != none {
-					r = row{in: frame, verdict: Forwarded, out: packet.WithMACs(macOf(backends[want]), nodeMAC, frame), counted: want + "/" + backends[want]}
+					r = row{in: frame, verdict: Forwarded, out: packet.WithMACs(macOf(backends[want]), nodeMAC, packet.WithTTL(8, frame)), counted: want + "/" + backends[want]}
 				}
 				t.Run(fmt.Sprintf("%s or %s, %s", tt.four, tt.six, port), func(t *testing.T) { r.check(t, d) })
 			}
@@ -203,7 +203,9 @@ func TestFragmentsToPrefixesFindServicesBySource(t *testing.T) {
 		}
 		return packet.UDP(client, vip+":53", packet.Fragment(1480, false), packet.FragmentID(7))
 	}
-	send := func(frame []byte, _ uint64) []byte { return packet.WithMACs(macOf("203.0.113.1"), nodeMAC, frame) }
+	send := func(frame []byte, _ uint64) []byte {
+		return packet.WithMACs(macOf("203.0.113.1"), nodeMAC, packet.WithTTL(8, frame))
+	}
 	for _, r := range []row{
 		sameFlow("the prefix", fragment("10.9.255.255"), fragment("10.9.255.255"), send, "wide/203.0.113.1"),
 		sameFlow("the prefix, IPv6", fragment("[2001:db8:9::]"), fragment("[2001:db8:9::]"), send, "wide/203.0.113.1"),

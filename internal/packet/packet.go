@@ -1,5 +1,5 @@
 // Package packet builds Ethernet frames for tests: those that go in, and, with
-// [Encapsulate] and [WithMACs], those that are expected to come out.
+// [Encapsulate], [WithMACs] and [WithTTL], those that are expected to come out.
 //
 // Addresses are written "192.0.2.1:80" or "[2001:db8::1]:80". What a test does
 // not care about has a fixed value, so equal calls give equal frames. Nonsense
@@ -314,6 +314,25 @@ func WithMACs(destination, source string, frame []byte) []byte {
 	out := append([]byte(nil), frame...)
 	copy(out, parseMAC(destination))
 	copy(out[6:], parseMAC(source))
+	return out
+}
+
+// WithTTL is a copy of an untagged frame with another TTL or hop limit. An IPv4
+// checksum that was right is so again, and one that was wrong is as wrong.
+func WithTTL(ttl uint8, frame []byte) []byte {
+	out := append([]byte(nil), frame...)
+	ip := out[14:]
+	if ip[0]>>4 == 6 {
+		ip[7] = ttl
+		return out
+	}
+	sum := uint32(^binary.BigEndian.Uint16(ip[10:])) + uint32(^binary.BigEndian.Uint16(ip[8:]))
+	ip[8] = ttl
+	sum += uint32(binary.BigEndian.Uint16(ip[8:]))
+	for sum > 1<<16-1 {
+		sum = sum>>16 + sum&(1<<16-1)
+	}
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum))
 	return out
 }
 

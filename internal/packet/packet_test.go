@@ -51,4 +51,15 @@ func TestEncapsulateLeavesPaddingOut(t *testing.T) {
 	}
 }
 
+func TestWithTTLIsTheFrameAsMadeWithIt(t *testing.T) {
+	for _, ends := range [][2]string{{"192.0.2.1:1", "192.0.2.2:2"}, {"[2001:db8::1]:1", "[2001:db8::2]:2"}} {
+		for ttl := range 256 {
+			got := packet.WithTTL(uint8(ttl), packet.UDP(ends[0], ends[1]))
+			if want := packet.UDP(ends[0], ends[1], packet.TTL(uint8(ttl))); !bytes.Equal(got, want) {
+				t.Fatalf("TTL %d:\ngot  %x\nwant %x", ttl, got, want)
+			}
+		}
+	}
+}
+
 func stripSpaces(s string) string { return string(bytes.ReplaceAll([]byte(s), []byte(" "), nil)) }

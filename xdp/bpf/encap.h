@@ -22,14 +22,53 @@ static __always_inline void address_frame(struct ethhdr *eth, const struct targe
 	*(__u16 *)(eth->h_source + 4) = *(__u16 *)(to->path->source + 4);
 }
 
-static __always_inline enum verdict send_l2(struct xdp_md *ctx, const struct target *to)
+static __always_inline __u16 fold(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* Takes one 16-bit word out of what a checksum covers and another in (RFC 1624, 3). */
+static __always_inline __u16 patch(__u16 check, __u16 from, __u16 to)
+{
+	return fold((__u32)(__u16)~check + (__u16)~from + to);
+}
+
+/*
+ * The hops that a packet has left when it leaves by l2; the backend is the first. One
+ * that does not have the VIP sends the packet back to the nodes: it soon comes to an end.
+ * In an outer header, which ends at the backend, packets do not go round.
+ */
+#define L2_TTL 8
+
+static __always_inline enum verdict send_l2(struct xdp_md *ctx, const struct packet *packet,
+					    const struct target *to)
 {
 	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 	struct ethhdr *eth = take(&cur, struct ethhdr);
+	__u8 ttl = packet->ttl - 1;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
 
 	if (!eth)
 		return VERDICT_DROP_NO_ROOM;
 	address_frame(eth, to);
+	if (ttl > L2_TTL)
+		ttl = L2_TTL;
+	if (packet->ipv6) {
+		ip6 = take(&cur, struct ipv6hdr);
+		if (!ip6)
+			return VERDICT_DROP_NO_ROOM;
+		ip6->hop_limit = ttl;
+	} else {
+		ip4 = take(&cur, struct iphdr);
+		if (!ip4)
+			return VERDICT_DROP_NO_ROOM;
+		ip4->ttl = ttl;
+		/* The other half of the word, the protocol, is in both and cancels out. */
+		ip4->check = patch(ip4->check, packet->ttl, ttl);
+	}
 	return VERDICT_FORWARDED;
 }
 
@@ -43,13 +82,6 @@ static __always_inline bool make_room(struct xdp_md *ctx, const struct packet *p
 	if (padding > 0 && bpf_xdp_adjust_tail(ctx, -padding))
 		return false;
 	return !bpf_xdp_adjust_head(ctx, -size);
-}
-
-static __always_inline __u16 fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
 }
 
 static __always_inline __u16 overhead(__u64 next_hop)

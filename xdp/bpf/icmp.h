@@ -35,12 +35,6 @@ static __always_inline void swap_macs(struct ethhdr *eth)
 	memcpy(eth->h_source, mac, sizeof(mac));
 }
 
-/* Takes one 16-bit word out of what a checksum covers and another in (RFC 1624, 3). */
-static __always_inline __u16 patch(__u16 check, __u16 from, __u16 to)
-{
-	return fold((__u32)(__u16)~check + (__u16)~from + to);
-}
-
 /* Turns a ping round. The sums do not mind that the addresses change places. */
 static __always_inline enum verdict answer_echo(struct xdp_md *ctx, const struct packet *packet,
 						const struct finding *finding)

@@ -134,7 +134,7 @@ static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet
 	 */
 	if (to->path->ifindex != self.ifindex && packet->length > to->path->mtu)
 		return VERDICT_DROP_TOO_BIG;
-	return send_l2(ctx, to);
+	return send_l2(ctx, packet, to);
 }
 
 /* The one end of all packets. */
