@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"net/url"
+	"strings"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -69,8 +70,9 @@ type Trace struct {
 	Why       string `json:"why"`
 
 	Service string        `json:"service,omitempty"`
-	Hash    string        `json:"hash,omitempty"`  // of the flow, in hexadecimal
-	Table   *TraceTable   `json:"table,omitempty"` // there is none without a backend
+	Hash    string        `json:"hash,omitempty"`   // of the flow, in hexadecimal
+	Hashed  List[string]  `json:"hashed,omitempty"` // the fields that it is of, as the service's hash names them
+	Table   *TraceTable   `json:"table,omitempty"`  // there is none without a backend
 	Backend *TraceBackend `json:"backend,omitempty"`
 	Egress  *Egress       `json:"egress,omitempty"`
 }
@@ -118,7 +120,11 @@ func (t Trace) WriteText(w io.Writer, colour bool) error {
 	field("verdict", tone, t.Verdict)
 	field("why", plain, t.Why)
 	field("service", plain, t.Service)
-	field("hash", plain, t.Hash)
+	hash := t.Hash
+	if len(t.Hashed) > 0 {
+		hash += " of " + strings.Join(t.Hashed, ", ")
+	}
+	field("hash", plain, hash)
 	if t.Table != nil {
 		field("slot", plain, fmt.Sprintf("%d of %d", t.Table.Slot, t.Table.Size))
 		field("current", plain, t.Table.Current)

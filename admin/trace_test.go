@@ -48,7 +48,7 @@ func tunnelled(f admin.Flow) admin.Trace {
 	return admin.Trace{
 		Protocol: f.Protocol.String(), Source: f.Source, Destination: f.Destination,
 		Forwarded: true, Verdict: "forwarded", Why: `slot 4711 of service "dns" holds backend "ns1"`,
-		Service: "dns", Hash: "0x1234567890abcdef",
+		Service: "dns", Hash: "0x1234567890abcdef", Hashed: []string{"source", "destination"},
 		Table:   &admin.TraceTable{Size: 16381, Slot: 4711, Current: "ns1"},
 		Backend: &admin.TraceBackend{Name: "ns1", Address: netip.MustParseAddr("192.0.2.11"), Weight: 100, State: "up"},
 		Egress: &admin.Egress{Encapsulation: "ipip", OuterSource: "192.0.2.1", OuterDestination: "192.0.2.11",
@@ -126,7 +126,7 @@ func TestATraceIsReadableAsText(t *testing.T) {
 verdict        forwarded
 why            slot 4711 of service "dns" holds backend "ns1"
 service        dns
-hash           0x1234567890abcdef
+hash           0x1234567890abcdef of source, destination
 slot           4711 of 16381
 current        ns1
 backend        ns1, 192.0.2.11, weight 100, up

@@ -48,6 +48,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 			{
 				Name:    "web",
 				VIPs:    []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
+				Hash:    lb.HashFlow,
 				Ports:   []lb.Port{{Protocol: lb.TCP, Number: 80}, {Protocol: lb.TCP, Number: 443}, {Protocol: lb.UDP, Number: 443}},
 				Forward: lb.L2,
 				Backends: []lb.Backend{
@@ -63,6 +64,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 			{
 				Name:    "dns",
 				VIPs:    []lb.VIP{lb.MustParseVIP("203.0.113.53")},
+				Hash:    lb.HashFlow,
 				Ports:   []lb.Port{{Protocol: lb.UDP, Number: 53}, {Protocol: lb.TCP, Number: 53}},
 				Forward: lb.IPIP,
 				Backends: []lb.Backend{
@@ -113,6 +115,7 @@ services:
 		Services: []lb.Service{{
 			Name:     "web",
 			VIPs:     []lb.VIP{lb.MustParseVIP("203.0.113.10")},
+			Hash:     lb.HashFlow,
 			Ports:    []lb.Port{{Protocol: lb.UDP, Number: 443}, {Protocol: lb.TCP, Number: 443}, {Protocol: lb.TCP, Number: 80}},
 			Forward:  lb.L2,
 			Backends: []lb.Backend{{Name: "web1", Address: netip.MustParseAddr("10.0.1.11"), Weight: 100}},
@@ -161,6 +164,8 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Services[0].PanicBelow }, 40},
 		{"a VIP that another service has on other ports", "vips: [203.0.113.53]", "vips: [203.0.113.10]",
 			func(c Config) any { return c.Services[1].VIPs[0] }, lb.MustParseVIP("203.0.113.10")},
+		{"a prefix whose addresses each go to one backend", "vips: [203.0.113.53]", "hash: destination\n    vips: [203.0.113.0/28]",
+			func(c Config) any { return c.Services[1].Hash }, lb.HashDestination},
 		{"VIPs that are prefixes", "vips: [203.0.113.53]", `vips: [203.0.113.0/28, "2001:db8:10::/64", 203.0.113.53/32, 203.0.112.0/23]`,
 			func(c Config) any { return c.Services[1].VIPs },
 			[]lb.VIP{lb.MustParseVIP("203.0.113.0/28"), lb.MustParseVIP("2001:db8:10::/64"), lb.MustParseVIP("203.0.113.53"), lb.MustParseVIP("203.0.112.0/23")}},
@@ -428,8 +433,11 @@ func TestServicesHaveOptions(t *testing.T) {
 		want    lb.Service
 	}{
 		{"forward: gre", lb.Service{Forward: lb.GRE}},
-		{"forward: l2\n    hash: source", lb.Service{BySource: true}},
-		{"forward: l2\n    hash: flow", lb.Service{}},
+		{"forward: l2\n    hash: source", lb.Service{Hash: lb.HashSource}},
+		{"forward: l2\n    hash: flow", lb.Service{Hash: lb.HashFlow}},
+		{"forward: l2\n    hash: [source, destination]", lb.Service{Hash: lb.HashSource | lb.HashDestination}},
+		{"forward: l2\n    hash: [destination_port, source_port]", lb.Service{Hash: lb.HashDestinationPort | lb.HashSourcePort}},
+		{"forward: l2\n    hash: [flow, destination]", lb.Service{Hash: lb.HashFlow | lb.HashDestination}},
 		{"forward: gue", lb.Service{Forward: lb.GUE, GUEPort: 6080}},
 		{"forward: gue\n    gue: {port: 443}", lb.Service{Forward: lb.GUE, GUEPort: 443}},
 		{"forward: ipip\n    outer_sources: [198.51.100.0/24, \"2001:db8:5::/64\"]",
@@ -440,7 +448,10 @@ func TestServicesHaveOptions(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := cfg.Services[1]
-		if got.BySource != tt.want.BySource || got.Forward != tt.want.Forward || got.GUEPort != tt.want.GUEPort || !slices.Equal(got.OuterSources, tt.want.OuterSources) {
+		if tt.want.Hash == 0 {
+			tt.want.Hash = lb.HashFlow // the default
+		}
+		if got.Hash != tt.want.Hash || got.Forward != tt.want.Forward || got.GUEPort != tt.want.GUEPort || !slices.Equal(got.OuterSources, tt.want.OuterSources) {
 			t.Errorf("%s: got %v, port %d, sources %v", tt.options, got.Forward, got.GUEPort, got.OuterSources)
 		}
 	}

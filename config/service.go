@@ -125,8 +125,7 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	some(c.report, s.Ports, "list them as tcp/443 or udp/53")
 	service.Ports = c.ports(s.Ports)
 
-	hash, _ := want(c.report, s.Hash, "flow", oneOf("flow", "source"))
-	service.BySource = hash == "source"
+	service.Hash = c.hash(s.Hash, service.VIPs)
 	c.forward(s, &service)
 	service.Backends = c.backends(s)
 	service.Check = c.check(s, service.Ports)
@@ -152,6 +151,28 @@ func (c *checker) ports(l list[value]) []lb.Port {
 		}
 	}
 	return ports
+}
+
+// hash reads what chooses the backend.
+func (c *checker) hash(l listOrValue, vips []lb.VIP) lb.HashFields {
+	if l.state != given {
+		return lb.HashFlow
+	}
+	some(c.report, l.list, "name what tells flows apart, or leave it out")
+	var fields lb.HashFields
+	read, places := entries(c.report, l.list, parseHashField)
+	for i, field := range read {
+		if fields&field != 0 {
+			c.at(places[i], "names %s once more: remove one of them", fields&field)
+		}
+		fields |= field
+	}
+	const clients = lb.HashSource | lb.HashSourcePort
+	prefix := func(vip lb.VIP) bool { return !vip.IsSingleIP() }
+	if len(read) > 0 && len(read) == len(l.items) && fields&clients == 0 && (fields&lb.HashDestination == 0 || !slices.ContainsFunc(vips, prefix)) {
+		c.at(l.place, "%s is the same of all clients, one backend would get them all: add source or source_port, or hash the destination of a VIP that is a prefix", fields)
+	}
+	return fields
 }
 
 // forward reads the way to the backends.

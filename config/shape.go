@@ -67,7 +67,7 @@ type serviceEntry struct {
 	Name         value              `yaml:"name"`          // required, unique
 	VIPs         list[value]        `yaml:"vips"`          // required: addresses and prefixes, both families may be mixed
 	Ports        list[value]        `yaml:"ports"`         // required: tcp/N, tcp/N-M or tcp/*, also udp, sctp, udplite
-	Hash         value              `yaml:"hash"`          // flow or source; default: flow
+	Hash         listOrValue        `yaml:"hash"`          // source, destination, source_port, destination_port, some of them in a list; or flow, all but destination; default: flow
 	Forward      value              `yaml:"forward"`       // l2, ipip, gre or gue; default: l2
 	GUE          gueSection         `yaml:"gue"`           // of forward gue
 	OuterSources list[value]        `yaml:"outer_sources"` // prefixes, at most one of each family, of all but l2; default: the node's own address

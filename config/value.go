@@ -307,6 +307,16 @@ func unicast(addr netip.Addr) error {
 	return nil
 }
 
+// parseHashField takes the name of one of a packet's fields, or of those that
+// tell connections apart.
+func parseHashField(v value) (lb.HashFields, error) {
+	fields, ok := lb.ParseHashFields(v.text)
+	if !ok {
+		return 0, errors.New("is unknown: choose flow, source, destination, source_port or destination_port, some of them in a list")
+	}
+	return fields, nil
+}
+
 // parseVIP takes an address or a prefix that routers can be told of.
 func parseVIP(v value) (lb.VIP, error) {
 	if strings.Contains(v.text, "/") {

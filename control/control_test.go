@@ -83,6 +83,11 @@ func TestATableIsTakenOverOnlyWhenItWouldComeOutTheSame(t *testing.T) {
 			t.Errorf("%s: the table was built again", name)
 		}
 	}
+	service.Hash = lb.HashSource
+	if got := decided(first, verdicts(up, up)...); got.digest == first.digest {
+		t.Error("another hash, and still the old table")
+	}
+	service.Hash = 0
 	if got := decided(first, verdicts(up, down)...); got.digest == first.digest {
 		t.Error("a backend went down, and still the old table")
 	}

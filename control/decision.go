@@ -150,7 +150,7 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 	}
 
 	d.table = lb.Table{Service: s.Service, Backends: usable, HashKey: hashKey(secret, s.Name)}
-	if slices.Equal(usable, previous.table.Backends) && d.table.HashKey == previous.table.HashKey && s.BySource == previous.table.Service.BySource {
+	if slices.Equal(usable, previous.table.Backends) && d.table.HashKey == previous.table.HashKey && s.HashFields() == previous.table.Service.HashFields() {
 		d.table.Slots, d.digest = previous.table.Slots, previous.digest
 		return d
 	}

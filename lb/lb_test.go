@@ -1,6 +1,8 @@
 package lb_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -141,6 +143,70 @@ func TestDigestServicesIgnoresTheOrderOfTheFile(t *testing.T) {
 	}
 }
 
+func TestHashFieldsAreReadAsTheyAreWritten(t *testing.T) {
+	for fields := lb.HashFields(1); fields < 16; fields++ {
+		var read lb.HashFields
+		for _, name := range fields.Names() {
+			field, ok := lb.ParseHashFields(name)
+			if !ok || read&field != 0 {
+				t.Errorf("%q: got %s, %v, want another field", name, field, ok)
+			}
+			read |= field
+		}
+		if read != fields {
+			t.Errorf("%s: got %s", fields, read)
+		}
+	}
+	if flow, ok := lb.ParseHashFields("flow"); !ok || flow.String() != "source, source_port, destination_port" {
+		t.Errorf("flow: got %s, %v", flow, ok)
+	}
+	for _, name := range []string{"", "port", "source, destination"} {
+		if _, ok := lb.ParseHashFields(name); ok {
+			t.Errorf("%q is taken for a field", name)
+		}
+	}
+}
+
+func TestVIPsAreWrittenAsTheyAreRead(t *testing.T) {
+	for _, s := range []string{"203.0.113.10", "203.0.113.0/28", "0.0.0.0/1", "2001:db8::10", "2001:db8::/64", "2001:db8::/127"} {
+		v, err := lb.ParseVIP(s)
+		if err != nil || v.String() != s {
+			t.Errorf("%q: got %s, %v", s, v, err)
+		}
+		text, err := json.Marshal([]lb.VIP{v})
+		var back []lb.VIP
+		if err != nil || string(text) != fmt.Sprintf("[%q]", s) || json.Unmarshal(text, &back) != nil || !slices.Equal(back, []lb.VIP{v}) {
+			t.Errorf("%q: got %s and %v in JSON, %v", s, text, back, err)
+		}
+	}
+	for _, s := range []string{"203.0.113.10/32", "2001:db8::10/128"} {
+		if v := lb.MustParseVIP(s); v != lb.AddrVIP(v.Addr()) {
+			t.Errorf("%s is not the VIP of its address", s)
+		}
+	}
+	for _, s := range []string{"", "web", "203.0.113.0/33", "203.0.113.300"} {
+		if v, err := lb.ParseVIP(s); err == nil {
+			t.Errorf("%q: got %s, want an error", s, v)
+		}
+	}
+}
+
+func TestAroundGivesTheLongestPrefix(t *testing.T) {
+	got := lb.Around(vips("10.9.8.70", "10.0.0.0/8", "10.9.8.0/24", "10.9.0.0/16", "10.9.8.0/24", "10.9.8.0", "10.10.0.0/16", "192.0.2.1", "::/1", "2001:db8::1", "10.9.9.0/24"))
+	want := map[string]string{
+		"10.9.0.0/16": "10.0.0.0/8", "10.10.0.0/16": "10.0.0.0/8", "10.9.8.0/24": "10.9.0.0/16", "10.9.9.0/24": "10.9.0.0/16",
+		"10.9.8.0": "10.9.8.0/24", "10.9.8.70": "10.9.8.0/24", "2001:db8::1": "::/1",
+	}
+	if len(got) != len(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for v, around := range want {
+		if got[lb.MustParseVIP(v)] != lb.MustParseVIP(around) {
+			t.Errorf("%s: got %s, want %s", v, got[lb.MustParseVIP(v)], around)
+		}
+	}
+}
+
 func TestTableDigestCoversWhatDecidesWhereAFlowGoes(t *testing.T) {
 	base := func() lb.Table {
 		return lb.Table{Backends: []lb.Backend{{Name: "x", Address: netip.MustParseAddr("192.0.2.1")}}, Slots: []uint16{0, 0, 0}}
@@ -149,7 +215,7 @@ func TestTableDigestCoversWhatDecidesWhereAFlowGoes(t *testing.T) {
 	for name, change := range map[string]func(*lb.Table){
 		"hash key": func(t *lb.Table) { t.HashKey[0] = 1 },
 		"slots":    func(t *lb.Table) { t.Slots[1] = 1 },
-		"hash":     func(t *lb.Table) { t.Service.BySource = true },
+		"hash":     func(t *lb.Table) { t.Service.Hash = lb.HashSource },
 		"backend":  func(t *lb.Table) { t.Backends[0].Name = "z" },
 		"address":  func(t *lb.Table) { t.Backends[0].Address = netip.MustParseAddr("192.0.2.2") },
 	} {

@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -97,13 +98,11 @@ const DefaultGUEPort = 6080
 // Service is a name for a set of VIPs and ports whose traffic is spread over a
 // set of backends. Service names are unique in a configuration.
 type Service struct {
-	Name  string
-	VIPs  []VIP
-	Ports []Port
-	// BySource has flows go by their source address alone: all of a client's go
-	// to one backend, and so do fragments, which have no ports.
-	BySource bool
-	Forward  Forward
+	Name    string
+	VIPs    []VIP
+	Ports   []Port
+	Hash    HashFields // none: HashFlow
+	Forward Forward
 	// GUEPort is the UDP port that backends take GUE at. Of Forward GUE alone.
 	GUEPort uint16
 	// OuterSources are where the source address of the outer header is from, at
@@ -121,6 +120,9 @@ type Service struct {
 	// health is ignored and all backends are used. 0 never does.
 	PanicBelow int
 }
+
+// HashFields are those that choose the backend.
+func (s Service) HashFields() HashFields { return cmp.Or(s.Hash, HashFlow) }
 
 // Backend is a server that owns the service's VIPs on its loopback.
 type Backend struct {

@@ -37,8 +37,8 @@ func (d Digest) String() string {
 func (t Table) Digest() Digest {
 	h := sha256.New()
 	h.Write(t.HashKey[:])
-	if t.Service.BySource {
-		fmt.Fprintln(h, "by source")
+	if fields := t.Service.HashFields(); fields != HashFlow {
+		fmt.Fprintln(h, "by", fields)
 	}
 	for _, b := range t.Backends {
 		fmt.Fprintf(h, "%q %s\n", b.Name, b.Address)

@@ -193,10 +193,10 @@ func TestServicesBySourceSendAllOfAClientToOneBackend(t *testing.T) {
 	backends := []string{"203.0.113.1", "203.0.113.2", "203.0.113.3"}
 	setWays(d, backends...)
 	web := table("web", lb.L2, 1021, vips(1), backends...)
-	web.Service.BySource = true
+	web.Service.Hash = lb.HashSource
 	// Of a VIP's protocol that two services have, the ports say which is meant.
 	shared := table("shared", lb.L2, 1021, vips(4), backends...)
-	shared.Service.BySource = true
+	shared.Service.Hash = lb.HashSource
 	other := table("other", lb.L2, 1021, []string{"192.0.2.4:444"}, backends...)
 	apply(t, d, web, shared, other)
 
@@ -230,13 +230,13 @@ func TestServicesBySourceSendAllOfAClientToOneBackend(t *testing.T) {
 		frame := flow(7, vip)
 		a, err := d.ask(frame)
 		must(t, err)
-		if want := sourceHash(web.HashKey, frame); a.trace.Hash != want {
+		if want := fieldHash(web.HashKey, lb.HashSource, frame); a.trace.Hash != want {
 			t.Errorf("hash of a packet to %s: got %#x, want %#x", vip, a.trace.Hash, want)
 		}
 	}
 
 	// The option alone changes, on a service that lives on.
-	web.Service.BySource = false
+	web.Service.Hash = lb.HashFlow
 	apply(t, d, web, shared, other)
 	a, err := d.ask(flow(7, vips(1)[0]))
 	must(t, err)

@@ -47,8 +47,11 @@ func (b *backend) entry() uint32 { return b.service.room.start + b.index }
 // mostBackends is what a slot can tell apart.
 const mostBackends = 1 << 16
 
-// bySource is a flag in bpf/types.h, of a service's active.
-const bySource = 2
+// flags are what stands in a service's active beside 0 or 1 (bpf/types.h).
+func flags(s lb.Service) uint32 { return uint32(s.HashFields()) << 1 }
+
+// fieldsOf is what a packet finds there of them.
+func fieldsOf(active uint32) lb.HashFields { return lb.HashFields(active >> 1 & 0xf) }
 
 // Apply makes tables the whole of what the program forwards by. Only what
 // differs is written; a packet sees a service's old table or its new one, never
@@ -333,10 +336,7 @@ func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
 	entry := &d.store.services[s.number]
 	active := entry.Active & 1
 	now := entry.Table[active]
-	var flags uint32
-	if t.Service.BySource {
-		flags = bySource
-	}
+	flags := flags(t.Service)
 	if now.Size == uint32(len(wanted)) && entry.Active == active|flags && now.Backends == s.room.start && entry.Key[active] == key &&
 		slices.Equal(d.store.pages(s.pages)[:now.Size], wanted) {
 		d.release(s)

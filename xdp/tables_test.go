@@ -515,7 +515,7 @@ func TestATableFollowsItsBackendsWhenTheyMove(t *testing.T) {
 		t.Fatal("the backends did not move: the test tests nothing")
 	}
 	entry := d.store.services[s.number]
-	if got := entry.Table[entry.Active].Backends; got != s.room.start {
+	if got := entry.Table[entry.Active&1].Backends; got != s.room.start {
 		t.Errorf("the table's backends begin at %d, want %d, where they are", got, s.room.start)
 	}
 	if got := process(t, d, frame, Forwarded); !bytes.Equal(got, want) {

@@ -19,8 +19,9 @@ type Trace struct {
 	Verdict Verdict
 	Why     string // the verdict in words
 
-	Service     string     // empty: none was found
-	Hash        uint64     // of the flow
+	Service     string // empty: none was found
+	Hash        uint64 // of the flow
+	Hashed      lb.HashFields
 	Slot, Slots uint32     // where the hash falls in the table; no Slots: it is empty
 	Backend     string     // that the slot holds; empty: none
 	Address     netip.Addr // of the backend
@@ -128,6 +129,7 @@ func (d *Dataplane) explain(a answer, at port, protocol lb.Protocol, destination
 	}
 	t.Service = s.name
 	entry := d.store.services[s.number]
+	t.Hashed = fieldsOf(entry.Active)
 	if a.trace.Slot != none {
 		t.Slot, t.Slots = a.trace.Slot, entry.Table[entry.Active&1].Size
 	}

@@ -81,7 +81,7 @@ func TestATraceTellsWhatHappensToTheFlowsPackets(t *testing.T) {
 			used[backend] = true
 			want := Trace{
 				Service: service.name, Backend: backend, Address: netip.MustParseAddr(backend), Forward: service.forward,
-				Interface: service.leaves, Slots: 1021,
+				Interface: service.leaves, Slots: 1021, Hashed: lb.HashFlow,
 			}
 			if service.source != "" {
 				want.Outer.Source, want.Outer.Destination = netip.MustParseAddr(service.source), want.Address
@@ -133,6 +133,23 @@ func TestATraceSaysWhyAFlowIsNotForwarded(t *testing.T) {
 		if got.NextHop != nil || got.Interface != "" {
 			t.Errorf("%s: got next hop %s on %q, want none", tt.destination, got.NextHop, got.Interface)
 		}
+	}
+}
+
+func TestATraceTellsWhatWasHashed(t *testing.T) {
+	d := newDataplane(t)
+	d.setWay("203.0.113.1", way{mac: backendMAC, source: node4, ifindex: 1, mtu: 1500})
+	web := serving(table("web", lb.L2, 13, nil, "203.0.113.1"), []string{"192.0.2.64/28", "2001:db8:2:64::/64"}, tcpPort(443, 0))
+	web.Service.Hash = lb.HashSource | lb.HashDestination
+	apply(t, d, web)
+	for client, vip := range map[string]string{client4: "192.0.2.79:443", client6: "[2001:db8:2:64::ffff]:443"} {
+		got, want := trace(t, d, lb.TCP, client, vip), fieldHash(web.HashKey, web.Service.Hash, packet.TCP(client, vip))
+		if got.Service != "web" || got.Verdict != Forwarded || got.Hash != want || got.Hashed != web.Service.Hash {
+			t.Errorf("%s: got %s by service %q, %#x of %s, want it forwarded by web, %#x of %s", vip, got.Verdict, got.Service, got.Hash, got.Hashed, want, web.Service.Hash)
+		}
+	}
+	if got := trace(t, d, lb.TCP, client4, "192.0.2.80:443"); got.Hashed != 0 || got.Verdict != NotVIP {
+		t.Errorf("no VIP: got %s, a hash of %s, want neither", got.Verdict, got.Hashed)
 	}
 }
 

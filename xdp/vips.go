@@ -66,7 +66,7 @@ func newDirectory(tables []lb.Table) (directory, error) {
 	portless := make(map[string]bool) // services whose flows need no ports
 	var errs []error
 	for _, t := range tables {
-		portless[t.Service.Name] = t.Service.BySource
+		portless[t.Service.Name] = !t.Service.HashFields().NeedPorts()
 		for _, vip := range t.Service.VIPs {
 			if held[vip] == nil {
 				held[vip] = &holding{make(map[lb.Port]string), make(map[lb.Protocol][]portRange), make(map[lb.Protocol]string)}

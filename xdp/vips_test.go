@@ -28,19 +28,25 @@ func udpPort(first, last uint16) lb.Port {
 	return lb.Port{Protocol: lb.UDP, Number: first, Last: last}
 }
 
+// tablesOfWays are the services of all ways with other VIPs and ports.
+func tablesOfWays(vips func(i int) []string, ports ...lb.Port) []lb.Table {
+	forwards := []lb.Forward{lb.L2, lb.IPIP, lb.IPIP, lb.GRE, lb.GRE, lb.GUE, lb.GUE}
+	guePorts := map[string]uint16{"gue4": 6080, "gue6": 6081}
+	var tables []lb.Table
+	for i, way := range ways {
+		name, backend, _ := strings.Cut(way.counted, "/")
+		tables = append(tables, gue(guePorts[name], serving(table(name, forwards[i], 13, nil, backend), vips(i), ports...)))
+	}
+	return tables
+}
+
 func TestAllAddressesOfAPrefixAreVIPs(t *testing.T) {
 	d := newDataplane(t)
 	packetServices(t, d) // the next hops
-	var tables []lb.Table
-	forwards := []lb.Forward{lb.L2, lb.IPIP, lb.IPIP, lb.GRE, lb.GRE, lb.GUE, lb.GUE}
-	for i, way := range ways {
-		name, backend, _ := strings.Cut(way.counted, "/")
-		ports := map[string]uint16{"gue4": 6080, "gue6": 6081}
-		tables = append(tables, gue(ports[name], serving(table(name, forwards[i], 13, nil, backend),
-			[]string{fmt.Sprintf("10.9.%d.16/28", i), fmt.Sprintf("2001:db8:9:%d::/64", i)},
-			tcpPort(443, 0), udpPort(443, 0), tcpPort(1000, 2000))))
-	}
-	apply(t, d, tables...)
+	apply(t, d, tablesOfWays(func(i int) []string {
+		return []string{fmt.Sprintf("10.9.%d.16/28", i), fmt.Sprintf("2001:db8:9:%d::/64", i)}
+	},
+		tcpPort(443, 0), udpPort(443, 0), tcpPort(1000, 2000))...)
 
 	var rows []row
 	for i, way := range ways {
@@ -190,7 +196,7 @@ func TestFragmentsToPrefixesFindServicesBySource(t *testing.T) {
 	d := newDataplane(t)
 	setWays(d, "203.0.113.1", "203.0.113.2")
 	wide := serving(table("wide", lb.L2, 13, nil, "203.0.113.1"), []string{"10.9.0.0/16", "2001:db8:9::/48"}, udpPort(53, 0), udpPort(443, 0))
-	wide.Service.BySource = true
+	wide.Service.Hash = lb.HashSource
 	inner := serving(table("inner", lb.L2, 13, nil, "203.0.113.2"), []string{"10.9.8.0/24", "2001:db8:9:8::/64"}, udpPort(53, 0))
 	one := serving(table("one", lb.L2, 13, nil, "203.0.113.2"), []string{"10.9.9.9", "2001:db8:9:9::9"}, udpPort(53, 0))
 	other := serving(table("other", lb.L2, 13, nil, "203.0.113.2"), []string{"10.9.9.10", "2001:db8:9:9::10"}, tcpPort(53, 0))

@@ -73,7 +73,7 @@ func (n *node) trace(f admin.Flow) (admin.Trace, error) {
 		out.Why += portsOf(services, f)
 		return out, nil
 	}
-	out.Hash = fmt.Sprintf("0x%016x", t.Hash)
+	out.Hash, out.Hashed = fmt.Sprintf("0x%016x", t.Hash), t.Hashed.Names()
 	if t.Slots > 0 {
 		out.Table = &admin.TraceTable{Size: t.Slots, Slot: t.Slot, Current: t.Backend}
 	}

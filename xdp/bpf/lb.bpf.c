@@ -71,7 +71,7 @@ static __always_inline enum verdict choose(const struct packet *packet, enum ver
 	struct backend *backend;
 	struct slot_page *page;
 	struct table *table;
-	__u32 active, ports, slot, index;
+	__u32 active, fields, slot, index;
 	enum verdict verdict;
 
 	if (!find_service(&packet->vip, &index))
@@ -85,11 +85,15 @@ static __always_inline enum verdict choose(const struct packet *packet, enum ver
 	if (!service)
 		return VERDICT_DROP_NO_BACKEND;
 	active = READ_ONCE(service->active);
-	ports = active & BY_SOURCE ? 0 : packet->ports;
+	fields = active & HASH_FIELDS;
 	active &= 1;
 	table = &service->table[active];
 
-	to->hash = flow_hash(service->key[active], packet, ports);
+	if (likely(fields == HASH_FLOW))
+		to->hash = flow_hash(service->key[active], packet->ipv6, packet->source[0],
+				     packet->source[1], packet->ports);
+	else
+		to->hash = field_hash(service->key[active], packet, fields);
 	if (traced) {
 		last.service = index;
 		last.hash = to->hash;

@@ -48,7 +48,7 @@ struct vip_key {
 	__u8 protocol;
 	__u8 family; /* 4 or 6: a mapped address in an IPv6 packet is not an IPv4 VIP's */
 };
-/* Beside the family: stands for all ports of the protocol, if one service has them by source. */
+/* Beside the family: stands for all ports of the protocol, if one service has them and hashes none. */
 #define ANY_PORT 0x10
 #define OF_PREFIX 0x20 /* also beside the family */
 _Static_assert(sizeof(struct vip_key) == 20, "vip_key is shared with Go");
@@ -92,10 +92,16 @@ struct ranges {
 struct service {
 	__u64 key[2][2]; /* of the flow hash */
 	struct table table[2];
-	__u32 active; /* 0 or 1, and beside it BY_SOURCE */
+	__u32 active; /* 0 or 1, and beside it HASH_FIELDS */
 	__u32 pad;
 };
-#define BY_SOURCE 2 /* the flow hash covers the source address alone */
+/* What the flow hash covers. */
+#define HASH_SOURCE 2
+#define HASH_DESTINATION 4
+#define HASH_SOURCE_PORT 8
+#define HASH_DESTINATION_PORT 16
+#define HASH_FIELDS 30
+#define HASH_FLOW (HASH_SOURCE | HASH_SOURCE_PORT | HASH_DESTINATION_PORT)
 _Static_assert(sizeof(struct service) == 64, "service fills a cache line");
 
 struct slot {
