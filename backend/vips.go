@@ -214,14 +214,10 @@ func (l *loopback) indices(names []string) (map[string]int, error) {
 
 // route makes the host the owner of all of a prefix.
 func (l *loopback) route(vip lb.VIP) *netlink.Route {
-	r := &netlink.Route{
-		LinkIndex: l.lo.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: unix.RTPROT_STATIC,
+	return &netlink.Route{
+		LinkIndex: l.lo.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Protocol: unix.RTPROT_STATIC,
 		Dst: &net.IPNet{IP: vip.Addr().AsSlice(), Mask: net.CIDRMask(vip.Bits(), vip.Addr().BitLen())},
 	}
-	if vip.Addr().Is4() {
-		r.Scope = netlink.SCOPE_HOST
-	}
-	return r
 }
 
 // address is a VIP as lo has it: alone, and usable at once. Duplicate address

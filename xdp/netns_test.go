@@ -26,7 +26,7 @@ import (
 // backends have them on lo and answer directly.
 //
 //	client 10.0.0.1 ──┐                        VIPs 10.2.0.1, fd00:2::1
-//	lb     10.0.0.2 ──┤ bridge
+//	lb     10.0.0.2 ──┤ bridge                      10.2.0.64/28, fd00:2::64:0/112
 //	near   10.0.0.11 ─┤
 //	router 10.0.0.254 ┴─ 10.3.0.254 ── far 10.3.0.11
 //
@@ -38,6 +38,8 @@ type lan struct {
 const (
 	vipHTTP4 = "10.2.0.1:80"
 	vipHTTP6 = "[fd00:2::1]:80"
+
+	prefix4, prefix6 = "10.2.0.64/28", "fd00:2::64:0/112"
 )
 
 func newLAN(t *testing.T, lbMTU int) *lan {
@@ -77,6 +79,7 @@ func newLAN(t *testing.T, lbMTU int) *lan {
 	}))
 	for _, ns := range []*netns.NS{l.near, l.far} {
 		must(t, ns.Address("lo", "10.2.0.1/32", "fd00:2::1/128"))
+		must(t, ns.Do(func() error { return errors.Join(localRoute(prefix4), localRoute(prefix6)) }))
 	}
 	must(t, l.client.Route("10.2.0.0/24", "10.0.0.2"))
 	must(t, l.client.Route("fd00:2::/64", "fd00::2"))
@@ -85,6 +88,19 @@ func newLAN(t *testing.T, lbMTU int) *lan {
 	must(t, l.far.Route("0.0.0.0/0", "10.3.0.254"))
 	must(t, l.far.Route("::/0", "fd00:3::fe"))
 	return l
+}
+
+// localRoute makes a prefix the host's own.
+func localRoute(prefix string) error {
+	_, dst, err := net.ParseCIDR(prefix)
+	if err != nil {
+		return err
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: dst, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST})
 }
 
 // plug connects eth0 of ns to a port of the bridge, with the program on it that
@@ -157,27 +173,25 @@ func eventually(t *testing.T, what string, is func() error) {
 	t.Fatalf("%s: not after %s: %v", what, resync/2, err)
 }
 
-// serve answers each connection to the VIP's port 80 with the name.
+// serve answers each connection to a VIP's port 80 with the name.
 func serve(t *testing.T, ns *netns.NS, name string) {
 	t.Helper()
-	for _, address := range []string{vipHTTP4, vipHTTP6} {
-		l, err := ns.Listen("tcp", address)
-		must(t, err)
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				conn, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer conn.Close()
-					n, _ := io.Copy(io.Discard, conn)
-					fmt.Fprintf(conn, "%s %s %d", name, conn.RemoteAddr().(*net.TCPAddr).IP, n)
-				}()
+	l, err := ns.Listen("tcp", ":80")
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
 			}
-		}()
-	}
+			go func() {
+				defer conn.Close()
+				n, _ := io.Copy(io.Discard, conn)
+				fmt.Fprintf(conn, "%s %s %d", name, conn.RemoteAddr().(*net.TCPAddr).IP, n)
+			}()
+		}
+	}()
 }
 
 // talk sends n bytes to the VIP and gives the answer.
@@ -245,6 +259,7 @@ func TestConnectionsThroughTheProgram(t *testing.T) {
 			l := newLAN(t, 1500)
 			d := l.start(t, tt.mode)
 			server, name := l.near, "near"
+			served := []lb.VIP{lb.MustParseVIP("10.2.0.1"), lb.MustParseVIP("fd00:2::1"), lb.MustParseVIP(prefix4), lb.MustParseVIP(prefix6)}
 			if tt.forward == lb.IPIP {
 				server, name = l.far, "far"
 				var decap *Decap
@@ -252,7 +267,7 @@ func TestConnectionsThroughTheProgram(t *testing.T) {
 					decap, err = AttachDecap(DecapConfig{
 						Interfaces: []string{"eth0"}, Tunnels: Tunnels{IPIP: true, GRE: true, GUE: true},
 						Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32"), netip.MustParsePrefix("fd00::2/128")},
-						VIPs:    []lb.VIP{lb.MustParseVIP("10.2.0.1"), lb.MustParseVIP("fd00:2::1")},
+						VIPs:    served,
 					})
 					return err
 				}))
@@ -269,10 +284,15 @@ func TestConnectionsThroughTheProgram(t *testing.T) {
 				}))
 			}
 			serve(t, server, name)
-			l.apply(t, d, webTable(tt.forward, tt.backend))
+			web := webTable(tt.forward, tt.backend)
+			web.Service.VIPs = served
+			l.apply(t, d, web)
 			resolved(t, d)
 
-			for vip, client := range map[string]string{vipHTTP4: "10.0.0.1", vipHTTP6: "fd00::1"} {
+			for vip, client := range map[string]string{
+				vipHTTP4: "10.0.0.1", vipHTTP6: "fd00::1",
+				"10.2.0.64:80": "10.0.0.1", "10.2.0.79:80": "10.0.0.1", "[fd00:2::64:0]:80": "fd00::1", "[fd00:2::64:ffff]:80": "fd00::1",
+			} {
 				got, err := l.talk(vip, 200_000)
 				if want := fmt.Sprintf("%s %s 200000", name, client); err != nil || got != want {
 					t.Errorf("%s: got %q, %v, want %q", vip, got, err, want)

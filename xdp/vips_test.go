@@ -119,7 +119,7 @@ func TestAllAddressesOfAPrefixAreVIPs(t *testing.T) {
 
 // Services whose VIPs lie within each other's:
 //
-//	wide   10.9.0.0/16, 2001:db8:9::/48     tcp/80  tcp/443  tcp/1000-2000  udp/*
+//	wide   10.9.0.0/16, 2001:db8:9::/48     tcp/80  tcp/443  tcp/3500  tcp/1000-2000  udp/*
 //	inner  10.9.8.0/24, 2001:db8:9:8::/64   tcp/443 tcp/1500  tcp/3000-4000
 //	core   10.9.8.64/28, 2001:db8:9:8::/112 tcp/80  tcp/1200-1300
 //	one    10.9.8.70, 2001:db8:9:8::70      tcp/443 tcp/1250-1600 udp/53
@@ -131,7 +131,7 @@ func TestTheMostSpecificVIPThatHasThePortWins(t *testing.T) {
 		return serving(table(name, lb.L2, 13, nil, backends[name]), vips, ports...)
 	}
 	tables := []lb.Table{
-		service("wide", []string{"10.9.0.0/16", "2001:db8:9::/48"}, tcpPort(80, 0), tcpPort(443, 0), tcpPort(1000, 2000), udpPort(1, 65535)),
+		service("wide", []string{"10.9.0.0/16", "2001:db8:9::/48"}, tcpPort(80, 0), tcpPort(443, 0), tcpPort(3500, 0), tcpPort(1000, 2000), udpPort(1, 65535)),
 		service("inner", []string{"10.9.8.0/24", "2001:db8:9:8::/64"}, tcpPort(443, 0), tcpPort(1500, 0), tcpPort(3000, 4000)),
 		service("core", []string{"10.9.8.64/28", "2001:db8:9:8::/112"}, tcpPort(80, 0), tcpPort(1200, 1300)),
 		service("one", []string{"10.9.8.70", "2001:db8:9:8::70"}, tcpPort(443, 0), tcpPort(1250, 1600), udpPort(53, 0)),
@@ -166,11 +166,11 @@ func mostSpecificRows(t *testing.T, d *Dataplane, backends map[string]string) {
 		ports     map[string]string
 	}{
 		{"10.9.7.255", "2001:db8:9:7:ffff::", map[string]string{
-			"tcp/80": wide, "tcp/443": wide, "tcp/1000": wide, "tcp/1500": wide, "tcp/3000": none, "udp/53": wide}},
+			"tcp/80": wide, "tcp/443": wide, "tcp/1000": wide, "tcp/1500": wide, "tcp/3000": none, "tcp/3500": wide, "udp/53": wide}},
 		{"10.9.8.0", "2001:db8:9:8:ffff::", map[string]string{
-			"tcp/80": wide, "tcp/443": inner, "tcp/1000": wide, "tcp/1500": inner, "tcp/2000": wide, "tcp/3000": inner, "tcp/4001": none, "udp/53": wide}},
+			"tcp/80": wide, "tcp/443": inner, "tcp/1000": wide, "tcp/1500": inner, "tcp/2000": wide, "tcp/3000": inner, "tcp/3500": inner, "tcp/4001": none, "udp/53": wide}},
 		{"10.9.8.64", "2001:db8:9:8::", map[string]string{
-			"tcp/80": core, "tcp/443": inner, "tcp/1199": wide, "tcp/1200": core, "tcp/1300": core, "tcp/1301": wide, "tcp/1500": inner, "tcp/3000": inner, "tcp/4001": none, "udp/53": wide}},
+			"tcp/80": core, "tcp/443": inner, "tcp/1199": wide, "tcp/1200": core, "tcp/1300": core, "tcp/1301": wide, "tcp/1500": inner, "tcp/3000": inner, "tcp/3500": inner, "tcp/4001": none, "udp/53": wide}},
 		{"10.9.8.79", "2001:db8:9:8::ffff", map[string]string{"tcp/80": core, "tcp/443": inner, "tcp/1250": core, "tcp/81": none}},
 		{"10.9.8.80", "2001:db8:9:8::1:0", map[string]string{"tcp/80": wide, "tcp/443": inner, "tcp/1250": wide}},
 		{"10.9.8.70", "2001:db8:9:8::70", map[string]string{
