@@ -77,7 +77,7 @@ func TestEveryFlowGoesWhereItsSlotSays(t *testing.T) {
 				frame := flow(n, vip)
 				out := process(t, d, frame, Forwarded)
 				slot := flowHash(web.HashKey, frame) >> 32 * size >> 32
-				want := packet.WithMACs(macOf(web.Backends[web.Slots[slot]].Name), nodeMAC, frame)
+				want := packet.WithMACs(macOf(web.Backends[web.Slots[slot]].Name), nodeMAC, packet.WithTTL(8, frame))
 				if !bytes.Equal(out, want) {
 					t.Fatalf("flow %d, slot %d:\ngot  %x\nwant %x", n, slot, out, want)
 				}
