@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 )
@@ -26,6 +27,7 @@ func (c *checker) config(f *file) Config {
 		c.at(f.HTTP.Listen.place, "%q takes the port of cluster.listen %q: give one of them another", http, cluster)
 	}
 	cfg.Services = c.services(f.Services)
+	cfg.Denied = c.denied(f.Node, cfg.Node.DenyFile)
 	return cfg
 }
 
@@ -49,7 +51,25 @@ func (c *checker) node(s nodeSection) Node {
 	some(c.report, s.Interfaces, "name the NICs that carry VIP traffic")
 	node.Interfaces, _ = entries(c.report, s.Interfaces, parseInterface)
 	node.XDPMode, _ = want(c.report, s.XDPMode, XDPAuto, oneOf(XDPAuto, XDPNative, XDPGeneric))
+	node.DenyFile, _ = want(c.report, s.DenyFile, "", parseText)
+	if node.DenyFile != "" && c.host.beside != nil {
+		node.DenyFile = c.host.beside(node.DenyFile)
+	}
 	return node
+}
+
+// denied reads the deny list; what is wrong with it is reported with its own name.
+func (c *checker) denied(s nodeSection, path string) []netip.Prefix {
+	if path == "" || c.host.denied == nil {
+		return nil
+	}
+	list, err := c.host.denied(path)
+	if faults, ok := errors.AsType[Errors](err); ok {
+		c.list = append(c.list, faults...)
+	} else if err != nil {
+		c.at(s.DenyFile.place, "%s cannot be taken: %w", s.DenyFile, err)
+	}
+	return list
 }
 
 // hostName stands in for node.name.

@@ -18,6 +18,9 @@ type Config struct {
 	HTTP     HTTP
 	Admin    Admin
 	Services []lb.Service // in the order of the file; none is a node that serves nothing yet
+
+	// Denied are the sources on the list that Node.DenyFile names.
+	Denied []netip.Prefix
 }
 
 // Node is this machine's part.
@@ -25,6 +28,7 @@ type Node struct {
 	Name       string
 	Interfaces []string // at least one
 	XDPMode    string   // XDPAuto, XDPNative or XDPGeneric
+	DenyFile   string   // path of the deny list; empty: none
 }
 
 // The ways to attach the XDP program.
@@ -85,14 +89,17 @@ func Load(path string) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
+	beside := func(file string) string {
+		if filepath.IsAbs(file) {
+			return file
+		}
+		return filepath.Join(filepath.Dir(path), file)
+	}
 	return parse(path, data, host{
-		name: os.Hostname,
-		secret: func(file string) ([]byte, error) {
-			if !filepath.IsAbs(file) {
-				file = filepath.Join(filepath.Dir(path), file)
-			}
-			return readSecret(file)
-		},
+		name:   os.Hostname,
+		beside: beside,
+		secret: func(file string) ([]byte, error) { return readSecret(beside(file)) },
+		denied: ReadDenied,
 	})
 }
 
@@ -105,7 +112,9 @@ func Parse(name string, data []byte) (Config, error) {
 // host is what the machine adds to the file.
 type host struct {
 	name   func() (string, error)
-	secret func(path string) ([]byte, error) // nil: secrets are not read
+	beside func(path string) string                  // a path as the file has it, from where the file is; nil: as it is
+	secret func(path string) ([]byte, error)         // nil: secrets are not read
+	denied func(path string) ([]netip.Prefix, error) // nil: the deny list is not read
 }
 
 func parse(name string, data []byte, h host) (Config, error) {

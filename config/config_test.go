@@ -177,6 +177,8 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Cluster.Join }, []string{"10.0.1.2:7946", "[2001:db8::3]:7946", "lb4.example.net:7946", "lb5:8000"}},
 		{"no size: those to join and this one", "  size: 3 ", "  # ",
 			func(c Config) any { return c.Cluster.Size }, 3},
+		{"a limit", "forward: l2", "forward: l2\n    limit: {packets: 5, burst: 7, ipv6_prefix: 56}",
+			func(c Config) any { return c.Services[0].Limit }, lb.Limit{Packets: 5, Burst: 7, Prefix4: 32, Prefix6: 56}},
 		{"some observers", "fall: 3", "fall: 3\n      observers: 2",
 			func(c Config) any { return c.Services[0].Observers }, 2},
 		{"a longer partition_hold", "  size: 3 ", "  size: 3\n  partition_hold: 1m ",

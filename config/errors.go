@@ -127,11 +127,21 @@ func (r *report) inside(p place, line int, format string, args ...any) {
 	r.add(line, "%s: "+format, append([]any{strings.TrimSuffix(p.path, ":")}, args...)...)
 }
 
+// rank puts the file itself before those that it names.
+func (r *report) rank(e *Error) string {
+	if e.File == r.file {
+		return ""
+	}
+	return e.File
+}
+
 // errors is the report sorted by line; what stands in one line keeps its order.
 func (r *report) errors() error {
 	if len(r.list) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(r.list, func(a, b *Error) int { return cmp.Compare(a.Line, b.Line) })
+	slices.SortStableFunc(r.list, func(a, b *Error) int {
+		return cmp.Or(strings.Compare(r.rank(a), r.rank(b)), cmp.Compare(a.Line, b.Line))
+	})
 	return r.list
 }

@@ -126,6 +126,7 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	service.Ports = c.ports(s.Ports)
 
 	service.Hash = c.hash(s.Hash, service.VIPs)
+	service.Limit = c.limit(s.Limit)
 	c.forward(s, &service)
 	service.Backends = c.backends(s)
 	service.Check = c.check(s, service.Ports)
@@ -173,6 +174,18 @@ func (c *checker) hash(l listOrValue, vips []lb.VIP) lb.HashFields {
 		c.at(l.place, "%s is the same of all clients, one backend would get them all: add source or source_port, or hash the destination of a VIP that is a prefix", fields)
 	}
 	return fields
+}
+
+func (c *checker) limit(s limitSection) lb.Limit {
+	if s.state != given {
+		return lb.Limit{}
+	}
+	var limit lb.Limit
+	limit.Packets, _ = need(c.report, s.Packets, "give the number that each source may send in a second", between(1, 100_000_000))
+	limit.Burst, _ = want(c.report, s.Burst, limit.Packets, between(1, 100_000_000))
+	limit.Prefix4, _ = want(c.report, s.IPv4Prefix, 32, between(8, 32))
+	limit.Prefix6, _ = want(c.report, s.IPv6Prefix, 64, between(16, 128))
+	return limit
 }
 
 // forward reads the way to the backends.

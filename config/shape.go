@@ -19,6 +19,7 @@ type nodeSection struct {
 	section
 	Name       value       `yaml:"name"`       // unique in the cluster; default: the host name
 	Interfaces list[value] `yaml:"interfaces"` // required: NICs that carry VIP traffic, the XDP program sits on each
+	DenyFile   value       `yaml:"deny_file"`  // sources whose packets for VIPs are dropped, a prefix a line; default: none
 	XDPMode    value       `yaml:"xdp_mode"`   // auto (native where the driver can, else generic), native, generic; default: auto
 }
 
@@ -68,6 +69,7 @@ type serviceEntry struct {
 	VIPs         list[value]        `yaml:"vips"`          // required: addresses and prefixes, both families may be mixed
 	Ports        list[value]        `yaml:"ports"`         // required: tcp/N, tcp/N-M or tcp/*, also udp, sctp, udplite
 	Hash         listOrValue        `yaml:"hash"`          // source, destination, source_port, destination_port, some of them in a list; or flow, all but destination; default: flow
+	Limit        limitSection       `yaml:"limit"`         // left out: there is none
 	Forward      value              `yaml:"forward"`       // l2, ipip, gre or gue; default: l2
 	GUE          gueSection         `yaml:"gue"`           // of forward gue
 	OuterSources list[value]        `yaml:"outer_sources"` // prefixes, at most one of each family, of all but l2; default: the node's own address
@@ -75,6 +77,14 @@ type serviceEntry struct {
 	Check        checkSection       `yaml:"check"`         // left out: a tcp check with the defaults
 	Announce     announceSection    `yaml:"announce"`
 	PanicBelow   value              `yaml:"panic_below"` // under this healthy share, health is ignored and all are used; default: 0%, never
+}
+
+type limitSection struct {
+	section
+	Packets    value `yaml:"packets"`     // required: a second, of each source prefix, on each node; 1 to 100000000
+	Burst      value `yaml:"burst"`       // at once; default: as packets
+	IPv4Prefix value `yaml:"ipv4_prefix"` // length of what counts as one source, 8 to 32; default: 32
+	IPv6Prefix value `yaml:"ipv6_prefix"` // likewise, 16 to 128; default: 64
 }
 
 type gueSection struct {

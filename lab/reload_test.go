@@ -82,6 +82,50 @@ func TestAReloadKeepsSessionsAndHealth(t *testing.T) {
 			t.Errorf("got %v, want section bgp named", err)
 		}
 	})
+	t.Run("a deny list is taken, and anew when its file is replaced", func(t *testing.T) {
+		list := node.config + ".deny"
+		replace := func(content string) {
+			t.Helper()
+			if err := os.WriteFile(list+".new", []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(list+".new", list); err != nil {
+				t.Fatal(err)
+			}
+		}
+		answers := func(want bool) {
+			t.Helper()
+			client := l.Client()
+			client.Timeout = 300 * time.Millisecond
+			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+				_, err := hello(t.Context(), client, URL(VIPs.V4, "/"))
+				if (err == nil) == want {
+					return
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("the VIP answers: got %v, want %t", err, want)
+				}
+			}
+		}
+		replace(clientAddrs.V4.String() + "\n")
+		write(strings.Replace(string(original), "node:\n", "node:\n  deny_file: "+list+"\n", 1))
+		if err := admin.NewClient(node.Socket).Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		answers(false)
+		replace("198.51.100.0/24\n")
+		answers(true)
+		replace("nonsense\n")
+		time.Sleep(2500 * time.Millisecond)
+		answers(true)
+		replace(clientAddrs.V4.String() + "/24\n") // bits beyond its length: a fault, and nothing changes
+		time.Sleep(2500 * time.Millisecond)
+		answers(true)
+		write(string(original))
+		if err := admin.NewClient(node.Socket).Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
 	t.Run("the backend returns", func(t *testing.T) {
 		write(string(original))
 		if err := admin.NewClient(node.Socket).Reload(t.Context()); err != nil {

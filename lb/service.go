@@ -102,6 +102,7 @@ type Service struct {
 	VIPs    []VIP
 	Ports   []Port
 	Hash    HashFields // none: HashFlow
+	Limit   Limit
 	Forward Forward
 	// GUEPort is the UDP port that backends take GUE at. Of Forward GUE alone.
 	GUEPort uint16
@@ -123,6 +124,14 @@ type Service struct {
 
 // HashFields are those that choose the backend.
 func (s Service) HashFields() HashFields { return cmp.Or(s.Hash, HashFlow) }
+
+// Limit is how many packets each source may send on each node. The zero value is no
+// limit.
+type Limit struct {
+	Packets          int // a second on average
+	Burst            int // at once
+	Prefix4, Prefix6 int // lengths of the prefixes that count as one source
+}
 
 // Backend is a server that owns the service's VIPs on its loopback.
 type Backend struct {

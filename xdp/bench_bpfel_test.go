@@ -13,6 +13,15 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type benchAllowance struct {
+	_        structs.HostLayout
+	Interval uint64
+	Burst    uint64
+	Mask     [2]uint64
+	Mask4    uint32
+	Pad      uint32
+}
+
 type benchBackend struct {
 	_       structs.HostLayout
 	NextHop uint64
@@ -85,13 +94,15 @@ type benchLook struct {
 		_        structs.HostLayout
 		Tags     uint64
 		TagsSize uint32
+		_        [4]byte
+		Source   [2]uint64
 		Headers  uint32
 		Echo     bool
 		Error    bool
 		First    bool
 		Later    bool
 		MayCut   bool
-		_        [3]byte
+		_        [7]byte
 		Fragment benchFragmentKey
 	}
 	Outer struct {
@@ -174,6 +185,13 @@ type benchSlotPage struct {
 	}
 }
 
+type benchSourceKey struct {
+	_       structs.HostLayout
+	Source  [2]uint64
+	Service uint32
+	Family  uint32
+}
+
 type benchTrace struct {
 	_       structs.HostLayout
 	Verdict uint32
@@ -196,17 +214,19 @@ const (
 	benchVerdictVERDICT_PASS_OTHER_PROTOCOL benchVerdict = 7
 	benchVerdictVERDICT_PASS_NOT_VIP        benchVerdict = 8
 	benchVerdictVERDICT_FIRST_DROP          benchVerdict = 9
-	benchVerdictVERDICT_DROP_FRAGMENT       benchVerdict = 9
-	benchVerdictVERDICT_DROP_IPV6EXTENSION  benchVerdict = 10
-	benchVerdictVERDICT_DROP_TTL_EXPIRED    benchVerdict = 11
-	benchVerdictVERDICT_DROP_NO_BACKEND     benchVerdict = 12
-	benchVerdictVERDICT_DROP_NO_NEIGHBOUR   benchVerdict = 13
-	benchVerdictVERDICT_DROP_TOO_BIG        benchVerdict = 14
-	benchVerdictVERDICT_DROP_NO_ROOM        benchVerdict = 15
-	benchVerdictVERDICT_DROP_ICMP_MISMATCH  benchVerdict = 16
-	benchVerdictVERDICT_DROP_ICMP_FRAGMENT  benchVerdict = 17
-	benchVerdictVERDICT_DROP_ICMP_LIMITED   benchVerdict = 18
-	benchVerdictVERDICT_MAX                 benchVerdict = 19
+	benchVerdictVERDICT_DROP_DENIED         benchVerdict = 9
+	benchVerdictVERDICT_DROP_LIMITED        benchVerdict = 10
+	benchVerdictVERDICT_DROP_FRAGMENT       benchVerdict = 11
+	benchVerdictVERDICT_DROP_IPV6EXTENSION  benchVerdict = 12
+	benchVerdictVERDICT_DROP_TTL_EXPIRED    benchVerdict = 13
+	benchVerdictVERDICT_DROP_NO_BACKEND     benchVerdict = 14
+	benchVerdictVERDICT_DROP_NO_NEIGHBOUR   benchVerdict = 15
+	benchVerdictVERDICT_DROP_TOO_BIG        benchVerdict = 16
+	benchVerdictVERDICT_DROP_NO_ROOM        benchVerdict = 17
+	benchVerdictVERDICT_DROP_ICMP_MISMATCH  benchVerdict = 18
+	benchVerdictVERDICT_DROP_ICMP_FRAGMENT  benchVerdict = 19
+	benchVerdictVERDICT_DROP_ICMP_LIMITED   benchVerdict = 20
+	benchVerdictVERDICT_MAX                 benchVerdict = 21
 )
 
 type benchVipKey struct {
@@ -228,14 +248,17 @@ type benchWider struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	benchMapActions         = "actions"
+	benchMapAllowances      = "allowances"
 	benchMapBackendCounters = "backend_counters"
 	benchMapBackends        = "backends"
+	benchMapDenied          = "denied"
 	benchMapFragments       = "fragments"
 	benchMapLimits          = "limits"
 	benchMapLooks           = "looks"
 	benchMapPortRanges      = "port_ranges"
 	benchMapServices        = "services"
 	benchMapSlots           = "slots"
+	benchMapSources         = "sources"
 	benchMapVerdicts        = "verdicts"
 	benchMapVipPrefixes     = "vip_prefixes"
 	benchMapVips            = "vips"
@@ -300,14 +323,17 @@ type benchProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchMapSpecs struct {
 	Actions         *ebpf.MapSpec `ebpf:"actions"`
+	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -346,14 +372,17 @@ func (o *benchObjects) Close() error {
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchMaps struct {
 	Actions         *ebpf.Map `ebpf:"actions"`
+	Allowances      *ebpf.Map `ebpf:"allowances"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Denied          *ebpf.Map `ebpf:"denied"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	Sources         *ebpf.Map `ebpf:"sources"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -363,14 +392,17 @@ type benchMaps struct {
 func (m *benchMaps) Close() error {
 	return _BenchClose(
 		m.Actions,
+		m.Allowances,
 		m.BackendCounters,
 		m.Backends,
+		m.Denied,
 		m.Fragments,
 		m.Limits,
 		m.Looks,
 		m.PortRanges,
 		m.Services,
 		m.Slots,
+		m.Sources,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,

@@ -13,6 +13,15 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfAllowance struct {
+	_        structs.HostLayout
+	Interval uint64
+	Burst    uint64
+	Mask     [2]uint64
+	Mask4    uint32
+	Pad      uint32
+}
+
 type bpfBackend struct {
 	_       structs.HostLayout
 	NextHop uint64
@@ -68,13 +77,15 @@ type bpfLook struct {
 		_        structs.HostLayout
 		Tags     uint64
 		TagsSize uint32
+		_        [4]byte
+		Source   [2]uint64
 		Headers  uint32
 		Echo     bool
 		Error    bool
 		First    bool
 		Later    bool
 		MayCut   bool
-		_        [3]byte
+		_        [7]byte
 		Fragment bpfFragmentKey
 	}
 	Outer struct {
@@ -167,6 +178,13 @@ type bpfSlotPage struct {
 	Slots [2048]bpfSlot
 }
 
+type bpfSourceKey struct {
+	_       structs.HostLayout
+	Source  [2]uint64
+	Service uint32
+	Family  uint32
+}
+
 type bpfTable struct {
 	_        structs.HostLayout
 	Slots    uint32
@@ -196,17 +214,19 @@ const (
 	bpfVerdictVERDICT_PASS_OTHER_PROTOCOL bpfVerdict = 7
 	bpfVerdictVERDICT_PASS_NOT_VIP        bpfVerdict = 8
 	bpfVerdictVERDICT_FIRST_DROP          bpfVerdict = 9
-	bpfVerdictVERDICT_DROP_FRAGMENT       bpfVerdict = 9
-	bpfVerdictVERDICT_DROP_IPV6EXTENSION  bpfVerdict = 10
-	bpfVerdictVERDICT_DROP_TTL_EXPIRED    bpfVerdict = 11
-	bpfVerdictVERDICT_DROP_NO_BACKEND     bpfVerdict = 12
-	bpfVerdictVERDICT_DROP_NO_NEIGHBOUR   bpfVerdict = 13
-	bpfVerdictVERDICT_DROP_TOO_BIG        bpfVerdict = 14
-	bpfVerdictVERDICT_DROP_NO_ROOM        bpfVerdict = 15
-	bpfVerdictVERDICT_DROP_ICMP_MISMATCH  bpfVerdict = 16
-	bpfVerdictVERDICT_DROP_ICMP_FRAGMENT  bpfVerdict = 17
-	bpfVerdictVERDICT_DROP_ICMP_LIMITED   bpfVerdict = 18
-	bpfVerdictVERDICT_MAX                 bpfVerdict = 19
+	bpfVerdictVERDICT_DROP_DENIED         bpfVerdict = 9
+	bpfVerdictVERDICT_DROP_LIMITED        bpfVerdict = 10
+	bpfVerdictVERDICT_DROP_FRAGMENT       bpfVerdict = 11
+	bpfVerdictVERDICT_DROP_IPV6EXTENSION  bpfVerdict = 12
+	bpfVerdictVERDICT_DROP_TTL_EXPIRED    bpfVerdict = 13
+	bpfVerdictVERDICT_DROP_NO_BACKEND     bpfVerdict = 14
+	bpfVerdictVERDICT_DROP_NO_NEIGHBOUR   bpfVerdict = 15
+	bpfVerdictVERDICT_DROP_TOO_BIG        bpfVerdict = 16
+	bpfVerdictVERDICT_DROP_NO_ROOM        bpfVerdict = 17
+	bpfVerdictVERDICT_DROP_ICMP_MISMATCH  bpfVerdict = 18
+	bpfVerdictVERDICT_DROP_ICMP_FRAGMENT  bpfVerdict = 19
+	bpfVerdictVERDICT_DROP_ICMP_LIMITED   bpfVerdict = 20
+	bpfVerdictVERDICT_MAX                 bpfVerdict = 21
 )
 
 type bpfVipKey struct {
@@ -227,14 +247,17 @@ type bpfWider struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapAllowances      = "allowances"
 	bpfMapBackendCounters = "backend_counters"
 	bpfMapBackends        = "backends"
+	bpfMapDenied          = "denied"
 	bpfMapFragments       = "fragments"
 	bpfMapLimits          = "limits"
 	bpfMapLooks           = "looks"
 	bpfMapPortRanges      = "port_ranges"
 	bpfMapServices        = "services"
 	bpfMapSlots           = "slots"
+	bpfMapSources         = "sources"
 	bpfMapVerdicts        = "verdicts"
 	bpfMapVipPrefixes     = "vip_prefixes"
 	bpfMapVips            = "vips"
@@ -294,14 +317,17 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	Sources         *ebpf.MapSpec `ebpf:"sources"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -337,14 +363,17 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	Allowances      *ebpf.Map `ebpf:"allowances"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Denied          *ebpf.Map `ebpf:"denied"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	Sources         *ebpf.Map `ebpf:"sources"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -353,14 +382,17 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.Allowances,
 		m.BackendCounters,
 		m.Backends,
+		m.Denied,
 		m.Fragments,
 		m.Limits,
 		m.Looks,
 		m.PortRanges,
 		m.Services,
 		m.Slots,
+		m.Sources,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,

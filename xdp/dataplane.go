@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -71,6 +72,9 @@ type Dataplane struct {
 	hops       *nextHops
 	blackhole  *blackholes
 	warned     bool // of encapsulation in generic mode
+	denied     map[netip.Prefix]bool
+
+	denying sync.Mutex // one Deny at a time; taken before mu
 
 	// attached guards the ports; taken after mu where both are.
 	attached sync.Mutex
@@ -105,6 +109,7 @@ func New(cfg Config) (*Dataplane, error) {
 		ranges:   make(map[endpoint]bpfRanges),
 		prefixes: make(map[lb.VIP]number),
 		tails:    make(map[uint32]bpfCounter),
+		denied:   make(map[netip.Prefix]bool),
 	}
 	if err := d.load(cfg.Interfaces, cfg.Pin); err != nil {
 		return nil, errors.Join(err, d.Leave())

@@ -14,6 +14,7 @@ var (
 	serviceFlowsDesc   = prometheus.NewDesc("halfproxy_service_flows_total", "New flows of TCP and SCTP forwarded to backends of a service.", []string{"service"}, nil)
 	backendPacketsDesc = prometheus.NewDesc("halfproxy_backend_packets_total", "Packets forwarded to a backend.", []string{"service", "backend"}, nil)
 	backendBytesDesc   = prometheus.NewDesc("halfproxy_backend_bytes_total", "Bytes forwarded to a backend, in frames as they came in.", []string{"service", "backend"}, nil)
+	deniedDesc         = prometheus.NewDesc("halfproxy_denied_prefixes", "Prefixes on the deny list.", nil, nil)
 	backendFlowsDesc   = prometheus.NewDesc("halfproxy_backend_flows_total", "New flows of TCP and SCTP forwarded to a backend.", []string{"service", "backend"}, nil)
 )
 
@@ -57,11 +58,13 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- desc
 	}
+	ch <- deniedDesc
 	m.swap.Describe(ch)
 }
 
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.swap.Collect(ch)
+	ch <- prometheus.MustNewConstMetric(deniedDesc, prometheus.GaugeValue, float64(m.d.deniedPrefixes()))
 	stats, err := m.d.Stats()
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(packetsDesc, fmt.Errorf("read the program's counters: %w", err))

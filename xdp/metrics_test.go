@@ -45,12 +45,14 @@ halfproxy_backend_packets_total{backend="203.0.113.2",service="web"} 4
 # TYPE halfproxy_packets_total counter
 halfproxy_packets_total{verdict="answered_echo"} 0
 halfproxy_packets_total{verdict="answered_too_big"} 0
+halfproxy_packets_total{verdict="denied"} 0
 halfproxy_packets_total{verdict="forwarded"} 4
 halfproxy_packets_total{verdict="fragment"} 0
 halfproxy_packets_total{verdict="icmp_fragment"} 0
 halfproxy_packets_total{verdict="icmp_limited"} 0
 halfproxy_packets_total{verdict="icmp_mismatch"} 0
 halfproxy_packets_total{verdict="ipv6_extension"} 0
+halfproxy_packets_total{verdict="limited"} 0
 halfproxy_packets_total{verdict="malformed"} 0
 halfproxy_packets_total{verdict="no_backend"} 0
 halfproxy_packets_total{verdict="no_neighbour"} 0

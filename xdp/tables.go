@@ -23,6 +23,7 @@ type service struct {
 	leaving  map[*backend]struct{}
 	departed Count // of backends that left
 
+	limit  lb.Limit  // as the program has it, be it of no use any more
 	pages  region    // its slots
 	turned time.Time // when a packet may last have seen the other generation
 	// after is what went out of use, to rest once the table has turned.
@@ -48,7 +49,13 @@ func (b *backend) entry() uint32 { return b.service.room.start + b.index }
 const mostBackends = 1 << 16
 
 // flags are what stands in a service's active beside 0 or 1 (bpf/types.h).
-func flags(s lb.Service) uint32 { return uint32(s.HashFields()) << 1 }
+func (d *Dataplane) flags(s lb.Service) uint32 {
+	f := uint32(s.HashFields())<<1 | d.denyingFlag()
+	if s.Limit != (lb.Limit{}) {
+		f |= limited
+	}
+	return f
+}
 
 // fieldsOf is what a packet finds there of them.
 func fieldsOf(active uint32) lb.HashFields { return lb.HashFields(active >> 1 & 0xf) }
@@ -336,7 +343,10 @@ func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
 	entry := &d.store.services[s.number]
 	active := entry.Active & 1
 	now := entry.Table[active]
-	flags := flags(t.Service)
+	if err := d.allow(s, t.Service.Limit); err != nil {
+		return err
+	}
+	flags := d.flags(t.Service)
 	if now.Size == uint32(len(wanted)) && entry.Active == active|flags && now.Backends == s.room.start && entry.Key[active] == key &&
 		slices.Equal(d.store.pages(s.pages)[:now.Size], wanted) {
 		d.release(s)

@@ -85,12 +85,12 @@ func (d *Dataplane) Trace(protocol lb.Protocol, source, destination netip.AddrPo
 const none = ^uint32(0)
 
 // newTracer loads the program over the store's tables, but with counters of its
-// own. They are as small as can be: what is not there is not counted.
+// own, those of each source's packets too. They are as small as can be: what is not there is not counted.
 func newTracer(spec *ebpf.CollectionSpec, s *store) (*instance, error) {
 	spec = spec.Copy()
 	tables := maps.Clone(s.maps)
 	for name, m := range spec.Maps {
-		if m.Type == ebpf.PerCPUArray {
+		if m.Type == ebpf.PerCPUArray || name == bpfMapSources {
 			delete(tables, name)
 			m.MaxEntries = 1
 		}
@@ -182,6 +182,10 @@ func (t Trace) inWords(p lb.Port, vip netip.Addr, problem string) string {
 		return fmt.Sprintf("service %q has no backend that can be used: the packet is dropped", t.Service)
 	case NoNeighbour:
 		return fmt.Sprintf("there is no way to backend %q: %s: the packet is dropped", t.Backend, problem)
+	case Denied:
+		return "its source is on the deny list: the packet is dropped"
+	case Limited:
+		return fmt.Sprintf("its source sends more packets than service %q allows: the packet is dropped", t.Service)
 	case TooBig:
 		return fmt.Sprintf("even a small packet does not fit the way to backend %q: it is dropped", t.Backend)
 	}

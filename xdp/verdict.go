@@ -20,6 +20,8 @@ const (
 	OtherProtocol = Verdict(bpfVerdictVERDICT_PASS_OTHER_PROTOCOL) // passed: neither ports nor an ICMP echo request or error
 	NotVIP        = Verdict(bpfVerdictVERDICT_PASS_NOT_VIP)        // passed: no service has this address, protocol and port
 
+	Denied        = Verdict(bpfVerdictVERDICT_DROP_DENIED)        // dropped: its source is on the deny list
+	Limited       = Verdict(bpfVerdictVERDICT_DROP_LIMITED)       // dropped: its source sends more than the service allows
 	Fragment      = Verdict(bpfVerdictVERDICT_DROP_FRAGMENT)      // dropped: a fragment whose ports are not known
 	IPv6Extension = Verdict(bpfVerdictVERDICT_DROP_IPV6EXTENSION) // dropped: an extension header that is not walked hides the ports
 	TTLExpired    = Verdict(bpfVerdictVERDICT_DROP_TTL_EXPIRED)   // dropped: TTL or hop limit of 1 or 0
@@ -43,6 +45,8 @@ var verdictNames = [...]string{
 	Malformed:      "malformed",
 	OtherProtocol:  "other_protocol",
 	NotVIP:         "not_vip",
+	Denied:         "denied",
+	Limited:        "limited",
 	Fragment:       "fragment",
 	IPv6Extension:  "ipv6_extension",
 	TTLExpired:     "ttl_expired",

@@ -89,6 +89,9 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	if err != nil {
 		return nil, err
 	}
+	if err := n.dataplane.Deny(cfg.Denied); err != nil {
+		return nil, err
+	}
 	n.checker = health.New(health.Config{Log: log, Registerer: registry})
 	controls := control.Config{
 		Node: cfg.Node.Name, Size: cfg.Cluster.Size, PartitionHold: cfg.Cluster.PartitionHold,
@@ -154,6 +157,7 @@ func (n *node) run(ctx context.Context) error {
 	start("health checks", n.checker.Run)
 	start("control", n.control.Run)
 	start("news", n.passNews)
+	start("deny list", n.watchDenied)
 	start("admin", n.admin.Run)
 	if n.members != nil {
 		start("cluster", n.members.Run)
@@ -268,6 +272,9 @@ func (n *node) reload(ctx context.Context) error {
 			return fmt.Errorf("change bgp.peers: %w", err)
 		}
 	}
+	if err := n.dataplane.Deny(cfg.Denied); err != nil {
+		return fmt.Errorf("change node.deny_file: %w", err)
+	}
 	n.control.SetServices(cfg.Services)
 	n.cfg = cfg
 	n.log.Info("configuration taken", "services", len(cfg.Services), "peers", len(cfg.BGP.Peers))
@@ -277,6 +284,7 @@ func (n *node) reload(ctx context.Context) error {
 // restartNeeded names all that differs between old and new and cannot change
 // while the node runs.
 func restartNeeded(old, new config.Config) error {
+	old.Node.DenyFile = new.Node.DenyFile
 	oldBGP, newBGP := old.BGP, new.BGP
 	oldBGP.Peers, newBGP.Peers = nil, nil
 	var errs []error

@@ -14,6 +14,7 @@
 struct finding {
 	__u64 tags;	/* what stands between the MAC addresses and the EtherType */
 	__u32 tags_size;
+	__u64 source[2]; /* of this very packet: that of an ICMP error is no flow's */
 	__u32 headers;	/* bytes from the IP header to the transport header */
 	bool echo;	/* a ping */
 	bool error;	/* an ICMP error, which makes no other */
@@ -335,6 +336,8 @@ static __always_inline enum verdict parse_closer(struct xdp_md *ctx, struct look
 	set_vip(packet, d->destination, d->family);
 	if (verdict != VERDICT_FORWARDED)
 		return verdict;
+	finding->source[0] = d->source[0];
+	finding->source[1] = d->source[1];
 	finding->headers = headers_of(d);
 	finding->first = d->first;
 	finding->later = d->later;

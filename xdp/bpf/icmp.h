@@ -5,26 +5,7 @@
 
 #include "closer.h"
 #include "encap.h"
-
-/*
- * At most one in LIMIT_INTERVAL on average, LIMIT_BURST's worth at once. Two CPUs may
- * both take the same turn: that costs an error too many now and then, a lock would
- * cost every one.
- */
-#define LIMIT_INTERVAL 1000000ULL
-#define LIMIT_BURST 100000000ULL
-
-static __always_inline bool within_limit(__u64 *next)
-{
-	__u64 now = bpf_ktime_get_ns(), at = READ_ONCE(*next);
-
-	if (at < now)
-		at = now;
-	if (at - now > LIMIT_BURST)
-		return false;
-	*next = at + LIMIT_INTERVAL;
-	return true;
-}
+#include "guard.h"
 
 static __always_inline void swap_macs(struct ethhdr *eth)
 {
@@ -211,7 +192,7 @@ static __always_inline enum verdict answer_too_big(struct xdp_md *ctx, const str
 	    mtu < (packet->ipv6 ? 1280 : 68))
 		return VERDICT_DROP_TOO_BIG;
 	limit = bpf_map_lookup_elem(&limits, &to->service);
-	if (!limit || !within_limit(&limit->made))
+	if (!limit || !within_limit(&limit->made, ERROR_INTERVAL, ERROR_BURST))
 		return VERDICT_DROP_TOO_BIG;
 	return packet->ipv6 ? answer_too_big6(ctx, mtu) : answer_too_big4(ctx, mtu);
 }

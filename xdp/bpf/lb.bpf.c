@@ -13,6 +13,7 @@
  *   choose()  (VIP, protocol, port) -> service: the one hash lookup   (vip.h)
  *     |         none, but there are ranges of ports or prefixes: they are looked at
  *     |         none of ours -----------------------------------------> pass
+ *     |         denied, or more than its source may send   (guard.h) -> drop
  *     |         a ping -----------------------------------------------> back, answered
  *     |         TTL at its end, a fragment of unknown ports, ICMP
  *     |         errors that are false or too many --------------------> drop
@@ -47,6 +48,8 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 	if (unlikely(parsed != VERDICT_FORWARDED))
 		return parsed;
 	if (finding) {
+		if (finding->echo && is_denied(finding->source[0], finding->source[1], packet->ipv6))
+			return VERDICT_DROP_DENIED; /* a ping has no service that would say whether to look */
 		if (finding->echo)
 			return VERDICT_ANSWERED_ECHO;
 		if (service == NO_SERVICE) /* found by the VIP alone */
@@ -58,7 +61,7 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 		return VERDICT_DROP_TTL_EXPIRED;
 	if (finding && finding->error) {
 		limit = bpf_map_lookup_elem(&limits, &service);
-		if (limit && !within_limit(&limit->passed))
+		if (limit && !within_limit(&limit->passed, ERROR_INTERVAL, ERROR_BURST))
 			return VERDICT_DROP_ICMP_LIMITED;
 	}
 	return VERDICT_FORWARDED;
@@ -72,19 +75,25 @@ static __always_inline enum verdict choose(const struct packet *packet, enum ver
 	struct slot_page *page;
 	struct table *table;
 	__u32 active, fields, slot, index;
+	const __u64 *source;
 	enum verdict verdict;
 
 	if (!find_service(&packet->vip, &index))
 		return VERDICT_PASS_NOT_VIP;
+	to->service = index;
+	service = bpf_map_lookup_elem(&services, &index);
+	active = service ? READ_ONCE(service->active) : 0; /* NO_SERVICE is none */
+	source = finding ? finding->source : packet->source;
+	if (unlikely(active & DENYING) && is_denied(source[0], source[1], packet->ipv6))
+		return VERDICT_DROP_DENIED;
+	if (unlikely(active & LIMITED) && is_limited(source[0], source[1], packet->ipv6, index))
+		return VERDICT_DROP_LIMITED;
 	verdict = judge(packet, parsed, finding, index);
 	if (verdict != VERDICT_FORWARDED)
 		return verdict;
 
-	to->service = index;
-	service = bpf_map_lookup_elem(&services, &index);
 	if (!service)
 		return VERDICT_DROP_NO_BACKEND;
-	active = READ_ONCE(service->active);
 	fields = active & HASH_FIELDS;
 	active &= 1;
 	table = &service->table[active];

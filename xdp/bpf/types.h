@@ -23,7 +23,9 @@ enum verdict {
 	VERDICT_PASS_NOT_VIP,	     /* no service has this address, protocol and port */
 
 	VERDICT_FIRST_DROP,
-	VERDICT_DROP_FRAGMENT = VERDICT_FIRST_DROP, /* the one with its ports was not seen */
+	VERDICT_DROP_DENIED = VERDICT_FIRST_DROP, /* its source is on the deny list */
+	VERDICT_DROP_LIMITED,			  /* its source sends more than the service allows */
+	VERDICT_DROP_FRAGMENT, /* the one with its ports was not seen */
 	VERDICT_DROP_IPV6_EXTENSION,		    /* a header that is not walked, or too many */
 	VERDICT_DROP_TTL_EXPIRED,
 	VERDICT_DROP_NO_BACKEND,
@@ -92,7 +94,7 @@ struct ranges {
 struct service {
 	__u64 key[2][2]; /* of the flow hash */
 	struct table table[2];
-	__u32 active; /* 0 or 1, and beside it HASH_FIELDS */
+	__u32 active; /* 0 or 1, and beside it HASH_FIELDS, LIMITED and DENYING */
 	__u32 pad;
 };
 /* What the flow hash covers. */
@@ -101,6 +103,8 @@ struct service {
 #define HASH_SOURCE_PORT 8
 #define HASH_DESTINATION_PORT 16
 #define HASH_FIELDS 30
+#define LIMITED 32 /* its sources have an allowance */
+#define DENYING 64 /* the deny list is not empty */
 #define HASH_FLOW (HASH_SOURCE | HASH_SOURCE_PORT | HASH_DESTINATION_PORT)
 _Static_assert(sizeof(struct service) == 64, "service fills a cache line");
 
@@ -176,6 +180,22 @@ struct counter {
 	__u64 bytes; /* of frames as they came in */
 	__u64 flows; /* packets that opened one */
 };
+
+/* What a service allows each source: a packet per interval on average, burst's worth at once. */
+struct allowance {
+	__u64 interval, burst; /* ns */
+	__u64 mask[2];	       /* of IPv6 sources, as they lie in the packet */
+	__be32 mask4;
+	__u32 pad;
+};
+
+/* Who sends to a service that has an allowance. */
+struct source_key {
+	__u64 source[2]; /* masked */
+	__u32 service;
+	__u32 family;
+};
+_Static_assert(sizeof(struct source_key) == 24, "source_key has no gaps");
 
 /* The interface that a loaded instance of the program sits on. */
 struct port {
