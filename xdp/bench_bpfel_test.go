@@ -33,7 +33,7 @@ type benchBackend struct {
 		Outer   [10]uint32
 		Vary    uint32
 		Port    uint16
-		Pad     uint16
+		Vlan    uint16
 	}
 }
 

@@ -132,7 +132,7 @@ type bpfPath struct {
 	Outer   [10]uint32
 	Vary    uint32
 	Port    uint16
-	Pad     uint16
+	Vlan    uint16
 }
 
 type bpfPort struct {

@@ -26,6 +26,8 @@ const (
 	hopIPv6     = 1 << 51
 	hopGRE      = 1 << 52
 	hopGUE      = 1 << 53
+
+	vlan8021AD = 0x1000 // of a path's vlan
 )
 
 const (
@@ -43,7 +45,7 @@ type nextHops struct {
 	netlink *netlink.Handle // nil: no way is ever found
 	log     *slog.Logger
 
-	links      map[int]*netlink.LinkAttrs
+	links      map[int]netlink.Link
 	neighbours map[neighbour][6]byte // those with a usable MAC address
 	permanent  map[neighbour]bool    // set by an administrator: left alone
 	routes     map[netip.Addr]*route // to every backend's address
@@ -65,7 +67,9 @@ type route struct {
 	err    error     // there is no way
 	via    neighbour // the backend itself or a gateway
 	source netip.Addr
-	mac    [6]byte // of the interface it leaves by
+	out    int     // interface it leaves by: of a VLAN the one below
+	vlan   uint16  // tag, as in bpf/types.h; 0: none
+	mac    [6]byte // of the interface that the route names
 	mtu    int
 }
 
@@ -108,9 +112,9 @@ func (n *nextHops) read() ([]netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	n.links = make(map[int]*netlink.LinkAttrs)
+	n.links = make(map[int]netlink.Link)
 	for _, l := range links {
-		n.links[l.Attrs().Index] = l.Attrs()
+		n.links[l.Attrs().Index] = l
 	}
 	clear(n.neighbours)
 	clear(n.permanent)
@@ -162,6 +166,10 @@ func (n *nextHops) look(r *route) {
 	}
 	to := found[0]
 	link := n.links[to.LinkIndex]
+	var attrs netlink.LinkAttrs
+	if link != nil {
+		attrs = *link.Attrs()
+	}
 	switch {
 	case to.Type == unix.RTN_LOCAL:
 		r.err = fmt.Errorf("%s is an address of this node: a backend is another host", r.address)
@@ -169,8 +177,12 @@ func (n *nextHops) look(r *route) {
 	case to.Type != unix.RTN_UNICAST || link == nil:
 		r.err = fmt.Errorf("no route to %s", r.address)
 		return
-	case len(link.HardwareAddr) != 6:
-		r.err = fmt.Errorf("the way to %s leaves by %s, which is no Ethernet interface", r.address, link.Name)
+	case len(attrs.HardwareAddr) != 6:
+		r.err = fmt.Errorf("the way to %s leaves by %s, which is no Ethernet interface", r.address, attrs.Name)
+		return
+	}
+	if r.out, r.vlan, r.err = n.below(link); r.err != nil {
+		r.err = fmt.Errorf("the way to %s leaves by %s: %w", r.address, attrs.Name, r.err)
 		return
 	}
 	r.via = neighbour{to.LinkIndex, r.address.WithZone("")}
@@ -184,11 +196,32 @@ func (n *nextHops) look(r *route) {
 	if source, ok := netip.AddrFromSlice(to.Src); ok {
 		r.source = source.Unmap()
 	}
-	r.mac = [6]byte(link.HardwareAddr)
-	r.mtu = link.MTU
+	r.mac = [6]byte(attrs.HardwareAddr)
+	r.mtu = attrs.MTU
 	if to.MTU > 0 {
 		r.mtu = min(r.mtu, to.MTU)
 	}
+}
+
+// below gives the interface that frames by a link leave the host by, and their tag:
+// XDP sends by no VLAN device.
+func (n *nextHops) below(link netlink.Link) (ifindex int, vlan uint16, err error) {
+	device, tagged := link.(*netlink.Vlan)
+	if !tagged {
+		return link.Attrs().Index, 0, nil
+	}
+	parent := n.links[device.ParentIndex]
+	if parent == nil {
+		return 0, 0, errors.New("the interface below this VLAN is in another network namespace")
+	}
+	if _, nested := parent.(*netlink.Vlan); nested {
+		return 0, 0, fmt.Errorf("it is a VLAN within the VLAN %s, and the program puts on one tag alone", parent.Attrs().Name)
+	}
+	vlan = uint16(device.VlanId)
+	if device.VlanProtocol == netlink.VLAN_PROTOCOL_8021AD {
+		vlan |= vlan8021AD
+	}
+	return parent.Attrs().Index, vlan, nil
 }
 
 // keep has the kernel resolve every next hop, and keep it resolved: packets that
@@ -265,7 +298,7 @@ func (n *nextHops) wayTo(b *backend, r *route) (uint64, bpfPath, error) {
 	if b.forward == lb.L2 && r.via.address != r.address.WithZone("") {
 		return 0, bpfPath{}, fmt.Errorf("%s is behind gateway %s: l2 needs it on the node's own link, the other ways do not", r.address, r.via.address)
 	}
-	path := bpfPath{Source: r.mac, Mtu: uint16(min(r.mtu, 1<<16-1)), Ifindex: uint32(r.via.ifindex)}
+	path := bpfPath{Source: r.mac, Mtu: uint16(min(r.mtu, 1<<16-1)), Ifindex: uint32(r.out), Vlan: r.vlan}
 	var bits uint64
 	if b.forward != lb.L2 {
 		source, vary := b.tunnel.source(r)

@@ -133,20 +133,20 @@ func (d *Dataplane) explain(a answer, at port, protocol lb.Protocol, destination
 	if a.trace.Slot != none {
 		t.Slot, t.Slots = a.trace.Slot, entry.Table[entry.Active&1].Size
 	}
-	problem := ""
+	problem, inVLAN := "", false
 	for b := range s.all() {
 		if b.entry() != a.trace.Backend {
 			continue
 		}
 		t.Backend, t.Address, t.Forward, problem = b.name, b.address, b.forward, b.problem
 		if r := d.hops.routes[b.address]; r != nil && r.looked && r.err == nil {
-			t.Interface = d.nameOf(r.via.ifindex)
+			t.Interface, inVLAN = d.nameOf(r.via.ifindex), r.vlan != 0
 			if problem == "" {
 				problem = fmt.Sprintf("the MAC address of its next hop %s on %s is not known", r.via.address, t.Interface)
 			}
 		}
 	}
-	if a.action == xdpTX {
+	if a.action == xdpTX && !inVLAN {
 		t.Interface = at.name
 	}
 	t.Why = t.inWords(lb.Port{Protocol: protocol, Number: destination.Port()}, destination.Addr(), problem)
@@ -165,7 +165,7 @@ func (d *Dataplane) serviceAt(number uint32) *service {
 // nameOf gives the name of an interface.
 func (d *Dataplane) nameOf(ifindex int) string {
 	if l := d.hops.links[ifindex]; l != nil {
-		return l.Name
+		return l.Attrs().Name
 	}
 	return fmt.Sprintf("interface %d", ifindex)
 }

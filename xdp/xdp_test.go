@@ -67,6 +67,7 @@ type way struct {
 	source  string // of the outer header
 	ifindex int    // 1 is the one that packets come by
 	mtu     int
+	vlan    uint16
 }
 
 // setWay stands in for the kernel's routes and neighbours. It has to come
@@ -82,7 +83,7 @@ func (d *Dataplane) setWay(address string, w way) {
 	}
 	r.looked, r.err = true, nil
 	r.via = neighbour{w.ifindex, a}
-	r.mtu = w.mtu
+	r.out, r.vlan, r.mtu = w.ifindex, w.vlan, w.mtu
 	r.mac = mac(nodeMAC)
 	r.source = netip.Addr{}
 	if w.source != "" {

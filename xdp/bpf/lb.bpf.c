@@ -23,7 +23,8 @@
  *     |         too big: the sender is told, within limits   (icmp.h) -> back, or drop
  *     v
  *   out by the interface it came by (XDP_TX) or by another (redirect);
- *   tagged as it came, then always by the one it came by   (vlan.h)
+ *   tagged as its backend's VLAN asks; of one in none, as it came, and then
+ *   always by the interface that it came by   (vlan.h)
  *
  * Until a packet is known to be for a VIP it passes to the kernel untouched; only
  * after that may it be dropped. Every end is a verdict, and every verdict is
@@ -150,9 +151,9 @@ static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet
 	return send_l2(ctx, packet, to);
 }
 
-/* The one end of all packets. */
+/* The one end of all packets. kept: the frame leaves with the tags that it came with. */
 static __always_inline int conclude(enum verdict verdict, __u64 frame, const struct packet *packet,
-				    const struct target *to, bool tagged)
+				    const struct target *to, bool kept)
 {
 	count(&verdicts, verdict, frame, packet->syn);
 	if (traced)
@@ -165,7 +166,7 @@ static __always_inline int conclude(enum verdict verdict, __u64 frame, const str
 		return XDP_PASS;
 
 	count(&backend_counters, to->backend, frame, packet->syn);
-	if (tagged || to->path->ifindex == self.ifindex)
+	if (kept || to->path->ifindex == self.ifindex)
 		return XDP_TX;
 	return bpf_redirect(to->path->ifindex, 0);
 }
@@ -181,7 +182,9 @@ static __noinline int look_closer(struct xdp_md *ctx)
 	struct target to = {};
 	enum verdict verdict;
 	struct look *look;
-	__u32 zero = 0;
+	__u32 zero = 0, size;
+	bool kept;
+	__u64 tags;
 
 	look = bpf_map_lookup_elem(&looks, &zero);
 	if (!look)
@@ -201,9 +204,17 @@ static __noinline int look_closer(struct xdp_md *ctx)
 		verdict = send(ctx, &look->packet, &to);
 	if (verdict == VERDICT_DROP_TOO_BIG)
 		verdict = answer_too_big(ctx, &look->packet, &look->finding, &to);
-	if (look->finding.tags_size && !tag(ctx, &look->finding))
+	tags = look->finding.tags;
+	size = look->finding.tags_size;
+	kept = size;
+	if (verdict == VERDICT_FORWARDED && to.path->vlan) { /* answers go back as they came */
+		tags = tag_of(to.path, tags);
+		size = sizeof(struct vlanhdr);
+		kept = false;
+	}
+	if (size && !tag(ctx, tags, size))
 		verdict = VERDICT_DROP_NO_ROOM;
-	return conclude(verdict, frame, &look->packet, &to, look->finding.tags_size);
+	return conclude(verdict, frame, &look->packet, &to, kept);
 }
 
 SEC("xdp")
@@ -226,6 +237,9 @@ int balance(struct xdp_md *ctx)
 	/* What is too big is still as it came. */
 	if (unlikely(verdict == LOOK_CLOSER || verdict == VERDICT_DROP_TOO_BIG))
 		return look_closer(ctx);
+	if (verdict == VERDICT_FORWARDED && unlikely(to.path->vlan) &&
+	    !tag(ctx, tag_of(to.path, 0), sizeof(struct vlanhdr)))
+		return conclude(VERDICT_DROP_NO_ROOM, frame, &packet, &to, false);
 	return conclude(verdict, frame, &packet, &to, false);
 }
 

@@ -132,8 +132,10 @@ struct path {
 	__u32 outer[10];
 	__be32 vary; /* bits of the source address, zero above, that follow the flow */
 	__be16 port; /* UDP destination of gue */
-	__u16 pad;
+	__u16 vlan;  /* that frames leave in: ID, and VLAN_8021AD beside it; 0: none */
 };
+#define VLAN_ID 0xfff
+#define VLAN_8021AD 0x1000
 _Static_assert(sizeof(struct path) == 60, "path is shared with Go");
 
 /*
