@@ -185,7 +185,7 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request, reload func(cont
 
 func (s *Server) trace(w http.ResponseWriter, r *http.Request, trace func(Flow) (Trace, error)) {
 	query := r.URL.Query()
-	f, err := ParseFlow(query.Get("protocol"), query.Get("source"), query.Get("destination"))
+	f, err := ParseFlow(query.Get("protocol"), query.Get("source"), query.Get("destination"), query.Get("quic_cid"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bufio"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/netip"
@@ -17,11 +18,16 @@ const tracePath = "/api/v1/trace"
 type Flow struct {
 	Protocol            lb.Protocol
 	Source, Destination netip.AddrPort
+	// ConnectionID is the bytes of that of a QUIC packet. Empty: it is none.
+	ConnectionID string
 }
 
+// maxConnectionID is what QUIC's versions 1 and 2 have room for (RFC 9000, 17.2).
+const maxConnectionID = 20
+
 // ParseFlow reads a flow as people write it: tcp 198.51.100.7:31337
-// 203.0.113.10:80.
-func ParseFlow(protocol, source, destination string) (f Flow, err error) {
+// 203.0.113.10:80. A QUIC connection ID is in hexadecimal, empty for none.
+func ParseFlow(protocol, source, destination, connectionID string) (f Flow, err error) {
 	switch protocol {
 	case lb.TCP.String():
 		f.Protocol = lb.TCP
@@ -39,6 +45,14 @@ func ParseFlow(protocol, source, destination string) (f Flow, err error) {
 	if f.Source.Addr().Is4() != f.Destination.Addr().Is4() {
 		return Flow{}, fmt.Errorf("source %s and destination %s are of different families: a flow is either IPv4 or IPv6", f.Source, f.Destination)
 	}
+	id, err := hex.DecodeString(connectionID)
+	if err != nil || len(id) > maxConnectionID {
+		return Flow{}, fmt.Errorf("QUIC connection ID %q is none: write up to %d bytes in hexadecimal", connectionID, maxConnectionID)
+	}
+	if len(id) > 0 && f.Protocol != lb.UDP {
+		return Flow{}, fmt.Errorf("a flow of %s has no QUIC connection ID: use udp", f.Protocol)
+	}
+	f.ConnectionID = string(id)
 	return f, nil
 }
 
@@ -55,15 +69,17 @@ func (f Flow) query() url.Values {
 		"protocol":    {f.Protocol.String()},
 		"source":      {f.Source.String()},
 		"destination": {f.Destination.String()},
+		"quic_cid":    {hex.EncodeToString([]byte(f.ConnectionID))},
 	}
 }
 
 // Trace is where a flow goes, and why: what `halfproxy trace --json` prints.
 // What a flow that goes nowhere has not come to is left out.
 type Trace struct {
-	Protocol    string         `json:"protocol"`
-	Source      netip.AddrPort `json:"source"`
-	Destination netip.AddrPort `json:"destination"`
+	Protocol     string         `json:"protocol"`
+	Source       netip.AddrPort `json:"source"`
+	Destination  netip.AddrPort `json:"destination"`
+	ConnectionID string         `json:"quic_cid,omitempty"` // connection ID of a QUIC packet, in hexadecimal
 
 	Forwarded bool   `json:"forwarded"`
 	Verdict   string `json:"verdict"` // as halfproxy_packets_total has it
@@ -113,6 +129,7 @@ func (t Trace) WriteText(w io.Writer, colour bool) error {
 		}
 	}
 	field("flow", plain, fmt.Sprintf("%s %s > %s", t.Protocol, t.Source, t.Destination))
+	field("connection ID", plain, t.ConnectionID)
 	tone := red
 	if t.Forwarded {
 		tone = green

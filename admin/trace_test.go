@@ -20,23 +20,29 @@ func flow(protocol lb.Protocol, source, destination string) admin.Flow {
 }
 
 func TestFlowsAreReadAsPeopleWriteThem(t *testing.T) {
+	quicFlow := flow(lb.UDP, "198.51.100.7:5000", "203.0.113.10:443")
+	quicFlow.ConnectionID = "\x07\x0a\x01\xc5\xde\x66"
 	for _, tt := range []struct {
-		args [3]string
+		args [4]string // protocol, source, destination, connection ID
 		want admin.Flow
 		err  string
 	}{
-		{args: [3]string{"tcp", "198.51.100.7:31337", "203.0.113.10:80"}, want: flow(lb.TCP, "198.51.100.7:31337", "203.0.113.10:80")},
-		{args: [3]string{"udp", "[2001:db8::7]:53", "[2001:db8::10]:443"}, want: flow(lb.UDP, "[2001:db8::7]:53", "[2001:db8::10]:443")},
-		{args: [3]string{"tcp", "[::ffff:198.51.100.7]:1", "203.0.113.10:80"}, want: flow(lb.TCP, "198.51.100.7:1", "203.0.113.10:80")},
-		{args: [3]string{"icmp", "198.51.100.7:1", "203.0.113.10:80"}, err: `protocol "icmp" is unknown: use tcp or udp`},
-		{args: [3]string{"TCP", "198.51.100.7:1", "203.0.113.10:80"}, err: `protocol "TCP" is unknown: use tcp or udp`},
-		{args: [3]string{"tcp", "198.51.100.7", "203.0.113.10:80"}, err: `source "198.51.100.7" is no address with a port: write 192.0.2.1:80 or [2001:db8::1]:80`},
-		{args: [3]string{"tcp", "198.51.100.7:1", "web:80"}, err: `destination "web:80" is no address with a port: write 192.0.2.1:80 or [2001:db8::1]:80`},
-		{args: [3]string{"tcp", "[fe80::1%eth0]:1", "[2001:db8::10]:80"}, err: `source "[fe80::1%eth0]:1" is no address with a port: write 192.0.2.1:80 or [2001:db8::1]:80`},
-		{args: [3]string{"tcp", "198.51.100.7:1", "[2001:db8::10]:80"},
+		{args: [4]string{"tcp", "198.51.100.7:31337", "203.0.113.10:80"}, want: flow(lb.TCP, "198.51.100.7:31337", "203.0.113.10:80")},
+		{args: [4]string{"udp", "[2001:db8::7]:53", "[2001:db8::10]:443"}, want: flow(lb.UDP, "[2001:db8::7]:53", "[2001:db8::10]:443")},
+		{args: [4]string{"tcp", "[::ffff:198.51.100.7]:1", "203.0.113.10:80"}, want: flow(lb.TCP, "198.51.100.7:1", "203.0.113.10:80")},
+		{args: [4]string{"udp", "198.51.100.7:5000", "203.0.113.10:443", "070A01c5de66"}, want: quicFlow},
+		{args: [4]string{"tcp", "198.51.100.7:1", "203.0.113.10:443", "070a01"}, err: "a flow of tcp has no QUIC connection ID: use udp"},
+		{args: [4]string{"udp", "198.51.100.7:1", "203.0.113.10:443", "070a0"}, err: `QUIC connection ID "070a0" is none: write up to 20 bytes in hexadecimal`},
+		{args: [4]string{"udp", "198.51.100.7:1", "203.0.113.10:443", "0000000000111111111122222222223333333333aa"}, err: `QUIC connection ID "0000000000111111111122222222223333333333aa" is none: write up to 20 bytes in hexadecimal`},
+		{args: [4]string{"icmp", "198.51.100.7:1", "203.0.113.10:80"}, err: `protocol "icmp" is unknown: use tcp or udp`},
+		{args: [4]string{"TCP", "198.51.100.7:1", "203.0.113.10:80"}, err: `protocol "TCP" is unknown: use tcp or udp`},
+		{args: [4]string{"tcp", "198.51.100.7", "203.0.113.10:80"}, err: `source "198.51.100.7" is no address with a port: write 192.0.2.1:80 or [2001:db8::1]:80`},
+		{args: [4]string{"tcp", "198.51.100.7:1", "web:80"}, err: `destination "web:80" is no address with a port: write 192.0.2.1:80 or [2001:db8::1]:80`},
+		{args: [4]string{"tcp", "[fe80::1%eth0]:1", "[2001:db8::10]:80"}, err: `source "[fe80::1%eth0]:1" is no address with a port: write 192.0.2.1:80 or [2001:db8::1]:80`},
+		{args: [4]string{"tcp", "198.51.100.7:1", "[2001:db8::10]:80"},
 			err: "source 198.51.100.7:1 and destination [2001:db8::10]:80 are of different families: a flow is either IPv4 or IPv6"},
 	} {
-		got, err := admin.ParseFlow(tt.args[0], tt.args[1], tt.args[2])
+		got, err := admin.ParseFlow(tt.args[0], tt.args[1], tt.args[2], tt.args[3])
 		if message := fmt.Sprint(err); got != tt.want || tt.err != "" && message != tt.err || tt.err == "" && err != nil {
 			t.Errorf("%v: got %v, %v, want %v, %s", tt.args, got, err, tt.want, tt.err)
 		}
@@ -64,9 +70,12 @@ func TestClientGetsTheTraceThatTheServerHas(t *testing.T) {
 		return tunnelled(f), nil
 	}
 	start(t, cfg)
+	quic := flow(lb.UDP, "[2001:db8::7]:53", "[2001:db8::10]:443")
+	quic.ConnectionID = "\x00\xff"
 	for _, f := range []admin.Flow{
 		flow(lb.TCP, "198.51.100.7:31337", "203.0.113.10:80"),
 		flow(lb.UDP, "[2001:db8::7]:53", "[2001:db8::10]:443"),
+		quic,
 	} {
 		got, err := admin.NewClient(cfg.Socket).Trace(context.Background(), f)
 		if err != nil {

@@ -195,6 +195,18 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.HTTP.Listen }, netip.MustParseAddrPort("[::]:9870")},
 		{"http on the port of gossip, on another address", "listen: 127.0.0.1:9870", "listen: 127.0.0.1:7946",
 			func(c Config) any { return c.HTTP.Listen }, netip.MustParseAddrPort("127.0.0.1:7946")},
+		{"QUIC server IDs, one from its backend's address", "forward: ipip\n    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}",
+			"quic: {server_id_length: 2, config_rotation: 6}\n    backends: [{name: ns1, address: 10.9.0.11}, {name: ns2, address: 10.9.0.12, quic_server_id: 0A01}]",
+			func(c Config) any {
+				s := c.Services[1]
+				return []any{s.QUIC, s.Backends[0].ServerID, s.Backends[1].ServerID}
+			}, []any{lb.QUIC{ServerIDLength: 2, ConfigRotation: 6}, lb.ServerID("\x00\x0b"), lb.ServerID("\x0a\x01")}},
+		{"QUIC server IDs that are numbers to YAML", "forward: ipip\n    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}",
+			"quic: {server_id_length: 2}\n    backends: [{name: ns1, address: 10.9.0.11, quic_server_id: 0010}, {name: ns2, address: '2001:db8::12', quic_server_id: 10e4}]",
+			func(c Config) any {
+				s := c.Services[1]
+				return []any{s.QUIC, s.Backends[0].ServerID, s.Backends[1].ServerID}
+			}, []any{lb.QUIC{ServerIDLength: 2}, lb.ServerID("\x00\x10"), lb.ServerID("\x10\xe4")}},
 		{"text in a block", "path: /healthz", "path: >-\n        /healthz",
 			func(c Config) any { return c.Services[0].Check.Path }, "/healthz"},
 		{"backends of another service by alias", "    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}", "    backends: *servers",

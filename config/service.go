@@ -128,7 +128,8 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	service.Hash = c.hash(s.Hash, service.VIPs)
 	service.Limit = c.limit(s.Limit)
 	c.forward(s, &service)
-	service.Backends = c.backends(s)
+	service.QUIC = c.quic(s, service.Ports)
+	service.Backends = c.backends(s, service.QUIC)
 	service.Check = c.check(s, service.Ports)
 	service.Observers, _ = want(c.report, s.Check.Observers, 0, between(1, 1000))
 	service.MinHealthy = c.minHealthy(s)
@@ -219,10 +220,40 @@ func (c *checker) forward(s serviceEntry, service *lb.Service) {
 	service.OuterSources = sources
 }
 
-func (c *checker) backends(s serviceEntry) []lb.Backend {
+// quic reads how connection IDs tell backends apart.
+func (c *checker) quic(s serviceEntry, ports []lb.Port) lb.QUIC {
+	if s.QUIC.state != given {
+		return lb.QUIC{}
+	}
+	ofUDP := func(p lb.Port) bool { return p.Protocol == lb.UDP }
+	if complete := len(ports) == len(s.Ports.items); complete && !slices.ContainsFunc(ports, ofUDP) {
+		c.at(s.QUIC.place, "is of no use without a UDP port: remove it, or list one such as udp/443")
+	}
+	length, _ := need(c.report, s.QUIC.ServerIDLength, "give the number of bytes that a backend's connection IDs begin with, after their first one", between(1, lb.MaxServerIDLength))
+	rotation, _ := want(c.report, s.QUIC.ConfigRotation, 0, between(0, 6))
+	return lb.QUIC{ServerIDLength: length, ConfigRotation: uint8(rotation)}
+}
+
+// serverID reads what the backend puts into its connection IDs; where the file is
+// silent it is the end of its address.
+func (c *checker) serverID(s backendEntry, quic lb.QUIC, address netip.Addr) (lb.ServerID, bool) {
+	length, end := quic.ServerIDLength, address.AsSlice()
+	switch {
+	case length == 0 || s.QUICServerID.state == absent && !address.IsValid():
+		return "", false
+	case s.QUICServerID.state != absent:
+		return want(c.report, s.QUICServerID, "", serverIDOf(length))
+	case len(end) < length:
+		c.at(s.QUICServerID.place, "is missing: an IPv4 address is too short to take %d bytes from, give them in hexadecimal", length)
+		return "", false
+	}
+	return lb.ServerID(end[len(end)-length:]), true
+}
+
+func (c *checker) backends(s serviceEntry, quic lb.QUIC) []lb.Backend {
 	some(c.report, s.Backends, "list the servers, weight: 0 drains one that has to stay")
 	var backends []lb.Backend
-	names, addresses := map[string]int{}, map[netip.Addr]int{}
+	names, addresses, serverIDs := map[string]int{}, map[netip.Addr]int{}, map[lb.ServerID]int{}
 	for _, entry := range s.Backends.items {
 		var backend lb.Backend
 		var ok bool
@@ -234,6 +265,15 @@ func (c *checker) backends(s serviceEntry) []lb.Backend {
 			c.belongs(backend.Address, fmt.Sprintf("backend %s of service %s", entry.Name, s.Name))
 		}
 		backend.Weight, _ = want(c.report, entry.Weight, 100, between(0, lb.MaxWeight))
+		if id := entry.QUICServerID; s.QUIC.state == absent && id.state == given {
+			c.at(id.place, "%s is of no use without quic in the service: remove it, or add that", id)
+		}
+		if backend.ServerID, ok = c.serverID(entry, quic, backend.Address); ok {
+			if line, twice := serverIDs[backend.ServerID]; twice {
+				c.at(entry.QUICServerID.place, "%q is what the backend in line %d has: give each its own", backend.ServerID, line)
+			}
+			serverIDs[backend.ServerID] = entry.QUICServerID.line
+		}
 		backends = append(backends, backend)
 	}
 	return backends

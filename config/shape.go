@@ -73,6 +73,7 @@ type serviceEntry struct {
 	Forward      value              `yaml:"forward"`       // l2, ipip, gre or gue; default: l2
 	GUE          gueSection         `yaml:"gue"`           // of forward gue
 	OuterSources list[value]        `yaml:"outer_sources"` // prefixes, at most one of each family, of all but l2; default: the node's own address
+	QUIC         quicSection        `yaml:"quic"`          // left out: connection IDs are not looked at
 	Backends     list[backendEntry] `yaml:"backends"`      // required
 	Check        checkSection       `yaml:"check"`         // left out: a tcp check with the defaults
 	Announce     announceSection    `yaml:"announce"`
@@ -92,11 +93,18 @@ type gueSection struct {
 	Port value `yaml:"port"` // UDP, at the backends; default: 6080
 }
 
+type quicSection struct {
+	section
+	ServerIDLength value `yaml:"server_id_length"` // required: bytes, 1 to 15
+	ConfigRotation value `yaml:"config_rotation"`  // the three high bits of connection IDs, 0 to 6; default: 0
+}
+
 type backendEntry struct {
 	section
-	Name    value `yaml:"name"`    // required, unique in the service
-	Address value `yaml:"address"` // required, unique in the service
-	Weight  value `yaml:"weight"`  // share of the new flows relative to its fellows, 0 to 10000; 0 is drained; default: 100
+	Name         value `yaml:"name"`           // required, unique in the service
+	Address      value `yaml:"address"`        // required, unique in the service
+	Weight       value `yaml:"weight"`         // share of the new flows relative to its fellows, 0 to 10000; 0 is drained; default: 100
+	QUICServerID value `yaml:"quic_server_id"` // of a service with quic: hexadecimal, unique in the service; default: the last bytes of the address
 }
 
 type checkSection struct {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -364,6 +365,18 @@ func parseBackendAddress(v value) (netip.Addr, error) {
 		return netip.Addr{}, errors.New("is the loopback address: a backend is reached through the network")
 	}
 	return addr, err
+}
+
+// serverIDOf takes a QUIC server ID of so many bytes. Digits alone make it a
+// number to YAML: what counts is how it is written.
+func serverIDOf(length int) reader[lb.ServerID] {
+	return func(v value) (lb.ServerID, error) {
+		id, err := hex.DecodeString(v.text)
+		if err != nil || len(id) != length {
+			return "", fmt.Errorf("is no server ID: write it in hexadecimal, %d digits for a quic.server_id_length of %d", 2*length, length)
+		}
+		return lb.ServerID(id), nil
+	}
 }
 
 func parseCommunity(v value) (lb.Community, error) {

@@ -128,10 +128,15 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 	d.judged = d.judged || unknown == 0
 	panicking := (inService-down)*100 < s.PanicBelow*inService
 
-	var usable []lb.Backend
-	for _, b := range d.backends {
-		aside := b.State == lb.Draining || b.State == lb.Drained || b.Order.Action == lb.Fail
-		if !aside && (b.State == lb.Up || panicking) {
+	var usable, alive []lb.Backend
+	for i, b := range d.backends {
+		aside := b.State == lb.Draining || b.State == lb.Drained
+		up := b.State == lb.Up || aside && verdicts[s.targets[i]].state != lb.Down
+		if b.Order.Action == lb.Fail || !up && !panicking {
+			continue
+		}
+		alive = append(alive, b.Backend)
+		if !aside {
 			usable = append(usable, b.Backend)
 		}
 	}
@@ -149,9 +154,12 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		d.obstacle = fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)
 	}
 
-	d.table = lb.Table{Service: s.Service, Backends: usable, HashKey: hashKey(secret, s.Name)}
-	if slices.Equal(usable, previous.table.Backends) && d.table.HashKey == previous.table.HashKey && s.HashFields() == previous.table.Service.HashFields() {
-		d.table.Slots, d.digest = previous.table.Slots, previous.digest
+	d.table = lb.Table{Service: s.Service, Backends: usable, Alive: alive, HashKey: hashKey(secret, s.Name)}
+	if was := previous.table; slices.Equal(usable, was.Backends) && d.table.HashKey == was.HashKey && s.HashFields() == was.Service.HashFields() {
+		d.table.Slots, d.digest = was.Slots, previous.digest
+		if s.QUIC != was.Service.QUIC || !slices.Equal(alive, was.Alive) {
+			d.digest = d.table.Digest()
+		}
 		return d
 	}
 	weighted := make([]maglev.Backend, len(usable))

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 // stand then. Between blocks 100 ms pass. What can happen:
 //
 //	size N                          how many members there should be (first block only)
-//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P]
+//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P] [quic=N]
 //	remove NAME                     the service goes from the configuration
 //	MEMBER sees X=up Y=down Z=unknown
 //	MEMBER is silent | is heard | is leaving | has just started | has settled
@@ -326,6 +326,8 @@ func (w *world) setService(name string, words []string) {
 			s.Check = lb.Check{Interval: interval, Timeout: interval / 2, Rise: 2, Fall: 3, Path: s.Check.Path}
 		case "path":
 			s.Check.Path = value
+		case "quic":
+			s.QUIC = lb.QUIC{ServerIDLength: w.number(value)}
 		case "panic_below":
 			s.PanicBelow = w.number(strings.TrimSuffix(value, "%"))
 		}
@@ -401,6 +403,13 @@ func (w *world) Apply(_ context.Context, tables []lb.Table) error {
 			}
 		}
 		words = append(words, fmt.Sprintf("%s=%v", t.Service.Name, used))
+		if t.Service.QUIC != (lb.QUIC{}) {
+			var alive []string
+			for _, b := range t.Alive {
+				alive = append(alive, b.Name)
+			}
+			words = append(words, fmt.Sprintf("alive=%v", alive))
+		}
 	}
 	if w.applyFails != nil {
 		words = append(words, "(failed)")

@@ -216,8 +216,32 @@ func TestTableDigestCoversWhatDecidesWhereAFlowGoes(t *testing.T) {
 		"hash key": func(t *lb.Table) { t.HashKey[0] = 1 },
 		"slots":    func(t *lb.Table) { t.Slots[1] = 1 },
 		"hash":     func(t *lb.Table) { t.Service.Hash = lb.HashSource },
+		"quic":     func(t *lb.Table) { t.Service.QUIC.ServerIDLength = 1 },
 		"backend":  func(t *lb.Table) { t.Backends[0].Name = "z" },
 		"address":  func(t *lb.Table) { t.Backends[0].Address = netip.MustParseAddr("192.0.2.2") },
+	} {
+		changed := base()
+		change(&changed)
+		if changed.Digest() == want {
+			t.Errorf("another %s gives the same digest", name)
+		}
+	}
+}
+
+func TestTableDigestCoversWhereServerIDsLead(t *testing.T) {
+	base := func() lb.Table {
+		return lb.Table{
+			Service: lb.Service{QUIC: lb.QUIC{ServerIDLength: 1}},
+			Alive:   []lb.Backend{{Name: "x", Address: netip.MustParseAddr("192.0.2.1"), ServerID: "\x01"}},
+		}
+	}
+	want := base().Digest()
+	for name, change := range map[string]func(*lb.Table){
+		"rotation":  func(t *lb.Table) { t.Service.QUIC.ConfigRotation = 1 },
+		"server ID": func(t *lb.Table) { t.Alive[0].ServerID = "\x02" },
+		"backend":   func(t *lb.Table) { t.Alive[0].Name = "z" },
+		"address":   func(t *lb.Table) { t.Alive[0].Address = netip.MustParseAddr("192.0.2.2") },
+		"state":     func(t *lb.Table) { t.Alive = nil },
 	} {
 		changed := base()
 		change(&changed)

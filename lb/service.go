@@ -110,6 +110,7 @@ type Service struct {
 	// most one prefix of each family: it varies with the flow, so that NICs and
 	// routers spread load. Without one of its family it is the node's address.
 	OuterSources []netip.Prefix
+	QUIC         QUIC      // of the UDP ports
 	Backends     []Backend // names are unique, the order does not matter
 	Check        Check
 	// Observers is how many members check each backend; 0: all of them.
@@ -138,6 +139,9 @@ type Backend struct {
 	Name    string
 	Address netip.Addr
 	Weight  int // share of new flows relative to its fellows; 0 gets none
+	// ServerID is in the connection IDs that the backend chooses. Of a service
+	// with QUIC alone, and unique in it.
+	ServerID ServerID
 }
 
 // MaxWeight is a hundred times the usual weight of 100: in a table of 16,381 slots the

@@ -19,6 +19,9 @@ type Table struct {
 	// Slots holds, for each slot, an index into Backends. It is empty while
 	// no backend can be used: packets are then dropped and counted.
 	Slots []uint16
+	// Alive are the backends that live, sorted by name: those in Backends, and
+	// those that get no new flows. A QUIC connection ID leads to any of them.
+	Alive []Backend
 	// HashKey keys the flow hash of this service (SipHash-1-3).
 	HashKey [16]byte
 }
@@ -33,7 +36,7 @@ func (d Digest) String() string {
 }
 
 // Digest covers everything that decides where a flow goes: the hash key and what
-// is hashed, the slots, and the backends' names and addresses.
+// is hashed, the slots, the backends' names and addresses, and their server IDs.
 func (t Table) Digest() Digest {
 	h := sha256.New()
 	h.Write(t.HashKey[:])
@@ -48,6 +51,12 @@ func (t Table) Digest() Digest {
 		slots = binary.BigEndian.AppendUint16(slots, s)
 	}
 	h.Write(slots)
+	if t.Service.QUIC != (QUIC{}) {
+		fmt.Fprintln(h, "quic", t.Service.QUIC.ConfigRotation)
+		for _, b := range t.Alive {
+			fmt.Fprintf(h, "%s %q %s\n", b.ServerID, b.Name, b.Address)
+		}
+	}
 	return Digest(binary.BigEndian.Uint64(h.Sum(nil)))
 }
 

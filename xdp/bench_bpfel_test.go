@@ -102,7 +102,8 @@ type benchLook struct {
 		First    bool
 		Later    bool
 		MayCut   bool
-		_        [7]byte
+		Again    bool
+		_        [6]byte
 		Fragment benchFragmentKey
 	}
 	Outer struct {
@@ -154,6 +155,11 @@ type benchPrefix struct {
 	Address [4]uint32
 }
 
+type benchQuicCounter struct {
+	_       structs.HostLayout
+	Packets [4]uint64
+}
+
 type benchRanges struct {
 	_     structs.HostLayout
 	Range [16]struct {
@@ -162,6 +168,13 @@ type benchRanges struct {
 		Last    uint16
 		Service uint32
 	}
+}
+
+type benchServerId struct {
+	_       structs.HostLayout
+	Service uint32
+	Length  uint8
+	Bytes   [15]uint8
 }
 
 type benchService struct {
@@ -256,6 +269,8 @@ const (
 	benchMapLimits          = "limits"
 	benchMapLooks           = "looks"
 	benchMapPortRanges      = "port_ranges"
+	benchMapQuicCounters    = "quic_counters"
+	benchMapServerIds       = "server_ids"
 	benchMapServices        = "services"
 	benchMapSlots           = "slots"
 	benchMapSources         = "sources"
@@ -331,6 +346,8 @@ type benchMapSpecs struct {
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
+	QuicCounters    *ebpf.MapSpec `ebpf:"quic_counters"`
+	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
@@ -380,6 +397,8 @@ type benchMaps struct {
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
+	QuicCounters    *ebpf.Map `ebpf:"quic_counters"`
+	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
@@ -400,6 +419,8 @@ func (m *benchMaps) Close() error {
 		m.Limits,
 		m.Looks,
 		m.PortRanges,
+		m.QuicCounters,
+		m.ServerIds,
 		m.Services,
 		m.Slots,
 		m.Sources,

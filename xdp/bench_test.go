@@ -32,13 +32,17 @@ func BenchmarkProgram(b *testing.B) {
 		table("ipip4", lb.IPIP, 65537, vips(4), far4...),
 		table("ipip6", lb.IPIP, 65537, vips(6), far6...),
 		table("gre", lb.GRE, 65537, vips(7), far4...),
-		gue(6080, table("gue", lb.GUE, 65537, vips(8), far4...)))
+		gue(6080, table("gue", lb.GUE, 65537, vips(8), far4...)),
+		quic(table("quic", lb.L2, 65537, vips(9), near...)))
 
 	// Without padding, and longer than what the wrapper writes.
 	tcp := func(source, vip string, options ...packet.Option) []byte {
 		return packet.TCP(source, vip, append(options, packet.Payload(32))...)
 	}
 	udp := func(source, vip string) []byte { return packet.UDP(source, vip, packet.Payload(44)) }
+	toID := func(source, vip string, id []byte) []byte {
+		return packet.UDP(source, vip, packet.Data(short(id, make([]byte, 44)...)))
+	}
 
 	const pass, tx = 2, 3
 	for _, bb := range []struct {
@@ -54,6 +58,8 @@ func BenchmarkProgram(b *testing.B) {
 		{"l2/IPv4/128k flows", tcp(client4, vips(1)[0]), 1 << 17, tx},
 		{"l2/IPv4/1M flows", tcp(client4, vips(1)[0]), 1 << 20, tx},
 		{"l2/IPv4/SYN flood", tcp(client4, vips(1)[0], packet.SYN), 1 << 24, tx},
+		{"l2/IPv4/QUIC by server ID", toID(client4, vips(9)[0], second), 1 << 20, tx},
+		{"l2/IPv4/QUIC by the table", toID(client4, vips(9)[0], unknown), 1 << 20, tx},
 		{"l2/IPv6/1 flow", tcp(client6, vips(1)[1]), 1, tx},
 		{"l2/IPv6/1M flows", tcp(client6, vips(1)[1]), 1 << 20, tx},
 		{"4in4/1 flow", tcp(client4, vips(4)[0]), 1, tx},

@@ -85,7 +85,8 @@ type bpfLook struct {
 		First    bool
 		Later    bool
 		MayCut   bool
-		_        [7]byte
+		Again    bool
+		_        [6]byte
 		Fragment bpfFragmentKey
 	}
 	Outer struct {
@@ -148,6 +149,11 @@ type bpfPrefix struct {
 	Address [4]uint32
 }
 
+type bpfQuicCounter struct {
+	_       structs.HostLayout
+	Packets [4]uint64
+}
+
 type bpfRange struct {
 	_       structs.HostLayout
 	First   uint16
@@ -158,6 +164,13 @@ type bpfRange struct {
 type bpfRanges struct {
 	_     structs.HostLayout
 	Range [16]bpfRange
+}
+
+type bpfServerId struct {
+	_       structs.HostLayout
+	Service uint32
+	Length  uint8
+	Bytes   [15]uint8
 }
 
 type bpfService struct {
@@ -255,6 +268,8 @@ const (
 	bpfMapLimits          = "limits"
 	bpfMapLooks           = "looks"
 	bpfMapPortRanges      = "port_ranges"
+	bpfMapQuicCounters    = "quic_counters"
+	bpfMapServerIds       = "server_ids"
 	bpfMapServices        = "services"
 	bpfMapSlots           = "slots"
 	bpfMapSources         = "sources"
@@ -325,6 +340,8 @@ type bpfMapSpecs struct {
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
+	QuicCounters    *ebpf.MapSpec `ebpf:"quic_counters"`
+	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
@@ -371,6 +388,8 @@ type bpfMaps struct {
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
+	QuicCounters    *ebpf.Map `ebpf:"quic_counters"`
+	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
@@ -390,6 +409,8 @@ func (m *bpfMaps) Close() error {
 		m.Limits,
 		m.Looks,
 		m.PortRanges,
+		m.QuicCounters,
+		m.ServerIds,
 		m.Services,
 		m.Slots,
 		m.Sources,

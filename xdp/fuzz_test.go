@@ -30,6 +30,8 @@ func FuzzProcess(f *testing.F) {
 	f.Add(about(sentAs("192.0.2.4:443", client4), 3, 4))
 	f.Add(about(sentAs("[2001:db8:2::23]:443", client6, packet.Extension(60, 2)), 2, 0))
 	f.Add(packet.Transport(packet.SCTP, 12, client4, "192.0.2.1:443"))
+	f.Add(packet.UDP(client4, "192.0.2.25:443", packet.Data(short(cid(5<<5, 0x0a, 1), encrypted...))))
+	f.Add(packet.UDP(client6, "[2001:db8:2::25]:443", packet.HopByHop, packet.Data(long(handshake, 1, cid(5<<5, 0x0a, 1), encrypted...))))
 	f.Add(packet.Echo("2001:db8:100::7", "2001:db8:2::1"))
 	f.Add(packet.TCP(client4, "192.0.2.70:443"))
 	f.Add(packet.TCP(client6, "[2001:db8:2:64::7]:1000"))

@@ -12,6 +12,7 @@ var (
 	servicePacketsDesc = prometheus.NewDesc("halfproxy_service_packets_total", "Packets forwarded to backends of a service.", []string{"service"}, nil)
 	serviceBytesDesc   = prometheus.NewDesc("halfproxy_service_bytes_total", "Bytes forwarded to backends of a service, in frames as they came in.", []string{"service"}, nil)
 	serviceFlowsDesc   = prometheus.NewDesc("halfproxy_service_flows_total", "New flows of TCP and SCTP forwarded to backends of a service.", []string{"service"}, nil)
+	quicPacketsDesc    = prometheus.NewDesc("halfproxy_quic_packets_total", "QUIC packets of a service, by their header (long, short) and by what chose their backend: the connection ID's server ID or the table.", []string{"service", "header", "route"}, nil)
 	backendPacketsDesc = prometheus.NewDesc("halfproxy_backend_packets_total", "Packets forwarded to a backend.", []string{"service", "backend"}, nil)
 	backendBytesDesc   = prometheus.NewDesc("halfproxy_backend_bytes_total", "Bytes forwarded to a backend, in frames as they came in.", []string{"service", "backend"}, nil)
 	deniedDesc         = prometheus.NewDesc("halfproxy_denied_prefixes", "Prefixes on the deny list.", nil, nil)
@@ -53,7 +54,7 @@ func (m *metrics) swapped(took time.Duration) { m.swap.Observe(took.Seconds()) }
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		packetsDesc,
-		servicePacketsDesc, serviceBytesDesc, serviceFlowsDesc,
+		servicePacketsDesc, serviceBytesDesc, serviceFlowsDesc, quicPacketsDesc,
 		backendPacketsDesc, backendBytesDesc, backendFlowsDesc,
 	} {
 		ch <- desc
@@ -80,6 +81,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(servicePacketsDesc, service.Packets, name)
 		counter(serviceBytesDesc, service.Bytes, name)
 		counter(serviceFlowsDesc, service.Flows, name)
+		if quic := service.QUIC; quic != nil {
+			counter(quicPacketsDesc, quic.Long.ByServerID, name, "long", "server_id")
+			counter(quicPacketsDesc, quic.Long.ByTable, name, "long", "table")
+			counter(quicPacketsDesc, quic.Short.ByServerID, name, "short", "server_id")
+			counter(quicPacketsDesc, quic.Short.ByTable, name, "short", "table")
+		}
 		for backend, count := range service.Backends {
 			counter(backendPacketsDesc, count.Packets, name, backend)
 			counter(backendBytesDesc, count.Bytes, name, backend)

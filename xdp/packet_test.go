@@ -28,6 +28,7 @@ import (
 //	gre6   gre, IPv6   192.0.2.22  2001:db8:2::22
 //	gue4   gue, IPv4   192.0.2.23  2001:db8:2::23, to port 6080
 //	gue6   gue, IPv6   192.0.2.24  2001:db8:2::24, to port 6081
+//	quic   l2, with connection IDs: 192.0.2.25  2001:db8:2::25
 //	wide   l2          192.0.2.64/28 2001:db8:2:64::/64, TCP ports 1000-2000 as well
 func packetServices(t testing.TB, d *Dataplane) {
 	d.setWay("203.0.113.1", way{mac: backendMAC, source: node4, ifindex: 1, mtu: 1500})
@@ -44,6 +45,7 @@ func packetServices(t testing.TB, d *Dataplane) {
 		table("gre6", lb.GRE, 13, vips(0x22), "2001:db8:3::1"),
 		gue(6080, table("gue4", lb.GUE, 13, vips(0x23), "203.0.113.1")),
 		gue(6081, table("gue6", lb.GUE, 13, vips(0x24), "2001:db8:3::1")),
+		quic(table("quic", lb.L2, 13, vips(0x25), "203.0.113.1")),
 		table("far", lb.L2, 13, []string{"192.0.2.11:443"}, "203.0.113.11"),
 		serving(table("wide", lb.L2, 13, nil, "203.0.113.1"), []string{"192.0.2.64/28", "2001:db8:2:64::/64"}, tcpPort(443, 0), udpPort(443, 0), tcpPort(1000, 2000)),
 	)

@@ -28,6 +28,7 @@ type Stats struct {
 type ServiceStats struct {
 	Count
 	Backends map[string]Count
+	QUIC     *QUICStats // nil: connection IDs are not looked at
 }
 
 // tally is what a backend was counted for, wherever its entry was.
@@ -78,6 +79,11 @@ func (d *Dataplane) Stats() (Stats, error) {
 			service.add(count)
 			if s.members[b.name] == b {
 				service.Backends[b.name] = count
+			}
+		}
+		if s.countsQUIC {
+			if service.QUIC, err = d.readQUIC(s); err != nil {
+				return Stats{}, err
 			}
 		}
 		stats.Services[name] = service

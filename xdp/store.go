@@ -42,6 +42,7 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 	for _, name := range []string{
 		bpfMapVips, bpfMapPortRanges, bpfMapVipPrefixes, bpfMapWider, bpfMapServices, bpfMapSlots, bpfMapBackends,
 		bpfMapBackendCounters, bpfMapVerdicts, bpfMapLimits, bpfMapDenied, bpfMapAllowances, bpfMapSources, bpfMapFragments,
+		bpfMapServerIds, bpfMapQuicCounters,
 	} {
 		outgrown := name == bpfMapSlots || name == bpfMapBackends || name == bpfMapBackendCounters
 		if old != nil && !outgrown {

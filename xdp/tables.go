@@ -23,7 +23,11 @@ type service struct {
 	leaving  map[*backend]struct{}
 	departed Count // of backends that left
 
-	limit  lb.Limit  // as the program has it, be it of no use any more
+	limit      lb.Limit // as the program has it, be it of no use any more
+	quic       lb.QUIC
+	serverIDs  map[bpfServerId]uint32 // the entries that they lead to
+	countsQUIC bool
+
 	pages  region    // its slots
 	turned time.Time // when a packet may last have seen the other generation
 	// after is what went out of use, to rest once the table has turned.
@@ -50,7 +54,7 @@ const mostBackends = 1 << 16
 
 // flags are what stands in a service's active beside 0 or 1 (bpf/types.h).
 func (d *Dataplane) flags(s lb.Service) uint32 {
-	f := uint32(s.HashFields())<<1 | d.denyingFlag()
+	f := uint32(s.HashFields())<<1 | d.denyingFlag() | quicFlags(s.QUIC)
 	if s.Limit != (lb.Limit{}) {
 		f |= limited
 	}
@@ -96,17 +100,26 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 	}
 	scratch := []bpfSlot(nil)
 	for _, t := range tables {
-		if err := d.swap(d.services[t.Service.Name], t, &scratch); err != nil {
-			return fmt.Errorf("service %s: %w", t.Service.Name, err)
+		s := d.services[t.Service.Name]
+		err := d.swap(s, t, &scratch)
+		if err == nil {
+			err = d.applyServerIDs(s, t)
 		}
+		if err != nil {
+			return fmt.Errorf("service %s: %w", s.name, err)
+		}
+		d.release(s)
 	}
 	if err := d.direct(directory); err != nil {
 		return err
 	}
 	// The way down: the VIPs are gone, so are packets for what they led to.
 	for name, s := range d.services {
-		if !named[name] {
-			d.remove(s)
+		if named[name] {
+			continue
+		}
+		if err := d.remove(s); err != nil {
+			return fmt.Errorf("service %s: %w", name, err)
 		}
 	}
 	d.warnOfMergedSegments(tables)
@@ -142,6 +155,7 @@ func check(tables []lb.Table) error {
 		if t.Service.Forward > lb.GUE {
 			errs = append(errs, fmt.Errorf("service %q: the program cannot forward by %s", name, t.Service.Forward))
 		}
+		errs = append(errs, checkServerIDs(t))
 		for _, s := range t.Slots {
 			if int(s) >= len(t.Backends) {
 				errs = append(errs, fmt.Errorf("service %q: a slot holds backend %d of %d", name, s, len(t.Backends)))
@@ -229,15 +243,16 @@ func (d *Dataplane) enroll(t lb.Table) error {
 		if !ok {
 			return fmt.Errorf("the program has room for %d services", d.numbers.size)
 		}
-		s = &service{name: t.Service.Name, number: number.start, members: make(map[string]*backend), leaving: make(map[*backend]struct{})}
+		s = &service{
+			name: t.Service.Name, number: number.start, members: make(map[string]*backend), leaving: make(map[*backend]struct{}),
+			serverIDs: make(map[bpfServerId]uint32),
+		}
 		d.services[s.name] = s
 	}
+	s.quic = t.Service.QUIC
 
 	wanted := make(map[string]netip.Addr, len(t.Backends))
-	for _, b := range t.Service.Backends {
-		wanted[b.Name] = b.Address
-	}
-	for _, b := range t.Backends {
+	for _, b := range slices.Concat(t.Service.Backends, t.Alive, t.Backends) {
 		wanted[b.Name] = b.Address
 	}
 	if len(wanted) > mostBackends {
@@ -349,7 +364,6 @@ func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
 	flags := d.flags(t.Service)
 	if now.Size == uint32(len(wanted)) && entry.Active == active|flags && now.Backends == s.room.start && entry.Key[active] == key &&
 		slices.Equal(d.store.pages(s.pages)[:now.Size], wanted) {
-		d.release(s)
 		return nil
 	}
 
@@ -372,11 +386,11 @@ func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
 		s.after = append(s.after, func() { d.pages.give(old) })
 	}
 	s.pages = pages
-	d.release(s)
 	return nil
 }
 
-// release lets rest what the service's turned table no longer leads to.
+// release lets rest what neither the service's table nor its server IDs lead to
+// any more.
 func (d *Dataplane) release(s *service) {
 	if len(s.after) == 0 {
 		return
@@ -391,7 +405,10 @@ func (d *Dataplane) release(s *service) {
 }
 
 // remove takes out a service that no VIP leads to any more.
-func (d *Dataplane) remove(s *service) {
+func (d *Dataplane) remove(s *service) error {
+	if err := errors.Join(d.applyServerIDs(s, lb.Table{}), d.stopCountingQUIC(s)); err != nil {
+		return err
+	}
 	for _, b := range s.members {
 		d.dismiss(b)
 	}
@@ -403,4 +420,5 @@ func (d *Dataplane) remove(s *service) {
 		d.numbers.give(region{s.number, 1})
 	})
 	d.release(s)
+	return nil
 }

@@ -22,8 +22,8 @@ type Trace struct {
 	Service     string // empty: none was found
 	Hash        uint64 // of the flow
 	Hashed      lb.HashFields
-	Slot, Slots uint32     // where the hash falls in the table; no Slots: it is empty
-	Backend     string     // that the slot holds; empty: none
+	Slot, Slots uint32     // where the hash falls in the table; no Slots: it is empty, or was not asked
+	Backend     string     // that the slot holds, or the connection ID names; empty: none
 	Address     netip.Addr // of the backend
 	Forward     lb.Forward
 
@@ -42,14 +42,18 @@ type Outer struct {
 // Trace asks the program which backend a flow goes to: a packet of the flow, in
 // the middle of its life and as it would come in by the first interface, is put
 // through the program, loaded once more over the same tables. Neither the packet
-// nor its verdict is counted.
-func (d *Dataplane) Trace(protocol lb.Protocol, source, destination netip.AddrPort) (Trace, error) {
+// nor its verdict is counted. With a connection ID it is a QUIC packet with a
+// short header and that ID.
+func (d *Dataplane) Trace(protocol lb.Protocol, source, destination netip.AddrPort, connectionID ...byte) (Trace, error) {
 	source, destination = unmap(source), unmap(destination)
 	if !source.IsValid() || !destination.IsValid() || source.Addr().Is4() != destination.Addr().Is4() {
 		return Trace{}, fmt.Errorf("trace from %s to %s: two addresses of one family are needed", source, destination)
 	}
 	if protocol != lb.TCP && protocol != lb.UDP {
 		return Trace{}, fmt.Errorf("trace %s: only tcp and udp have flows", protocol)
+	}
+	if len(connectionID) > 0 && protocol != lb.UDP {
+		return Trace{}, fmt.Errorf("trace %s with a connection ID: QUIC is spoken over udp", protocol)
 	}
 	if d.TakingOver() {
 		return Trace{}, errors.New("trace: the program of the process before still forwards, by its own tables: ask again in some seconds")
@@ -71,12 +75,15 @@ func (d *Dataplane) Trace(protocol lb.Protocol, source, destination netip.AddrPo
 	if err := program.sit(at.mac, at.ifindex); err != nil {
 		return Trace{}, fmt.Errorf("tell the program to be traced its interface: %w", err)
 	}
-	frame := flowFrame(at.mac, protocol, source, destination)
+	frame := flowFrame(at.mac, protocol, source, destination, quicPacket(connectionID))
 	a, err := program.ask(frame)
 	if err != nil {
 		return Trace{}, err
 	}
 	t := d.explain(a, at, protocol, destination)
+	if s := d.services[t.Service]; s != nil && len(connectionID) > 0 && t.Verdict == Forwarded {
+		t.Why = s.aboutConnectionID(t, connectionID)
+	}
 	t.departure(a, frame)
 	return t, nil
 }
@@ -90,7 +97,7 @@ func newTracer(spec *ebpf.CollectionSpec, s *store) (*instance, error) {
 	spec = spec.Copy()
 	tables := maps.Clone(s.maps)
 	for name, m := range spec.Maps {
-		if m.Type == ebpf.PerCPUArray || name == bpfMapSources {
+		if m.Type == ebpf.PerCPUArray || m.Type == ebpf.PerCPUHash || name == bpfMapSources {
 			delete(tables, name)
 			m.MaxEntries = 1
 		}
@@ -248,10 +255,10 @@ func afterEthernet(frame []byte) []byte {
 	return frame[at:]
 }
 
-// flowFrame is a packet of the flow without data, as a router would hand it on:
-// a TCP acknowledgement or a UDP datagram.
-func flowFrame(to [6]byte, protocol lb.Protocol, source, destination netip.AddrPort) []byte {
-	transport, sum := make([]byte, udpHeader), 6
+// flowFrame is a packet of the flow, as a router would hand it on: a TCP
+// acknowledgement or a UDP datagram with an even number of bytes.
+func flowFrame(to [6]byte, protocol lb.Protocol, source, destination netip.AddrPort, datagram []byte) []byte {
+	transport, sum := append(make([]byte, udpHeader), datagram...), 6
 	if protocol == lb.TCP {
 		transport, sum = make([]byte, tcpHeader), 16
 		transport[12] = tcpHeader / 4 << 4
@@ -262,7 +269,7 @@ func flowFrame(to [6]byte, protocol lb.Protocol, source, destination netip.AddrP
 	binary.BigEndian.PutUint16(transport[2:], destination.Port())
 	addresses := append(source.Addr().AsSlice(), destination.Addr().AsSlice()...)
 	if protocol == lb.UDP {
-		binary.BigEndian.PutUint16(transport[4:], udpHeader)
+		binary.BigEndian.PutUint16(transport[4:], uint16(len(transport)))
 	}
 	pseudo := append(slices.Clone(addresses), 0, byte(protocol), 0, byte(len(transport)))
 	binary.BigEndian.PutUint16(transport[sum:], checksum(append(pseudo, transport...)))

@@ -14,9 +14,9 @@ import (
 	"github.com/halfproxy/halfproxy/lb"
 )
 
-func trace(t testing.TB, d *Dataplane, protocol lb.Protocol, source, destination string) Trace {
+func trace(t testing.TB, d *Dataplane, protocol lb.Protocol, source, destination string, connectionID ...byte) Trace {
 	t.Helper()
-	got, err := d.Trace(protocol, netip.MustParseAddrPort(source), netip.MustParseAddrPort(destination))
+	got, err := d.Trace(protocol, netip.MustParseAddrPort(source), netip.MustParseAddrPort(destination), connectionID...)
 	if err != nil {
 		t.Fatalf("Trace: %v", err)
 	}
@@ -209,7 +209,7 @@ func TestAFlowsPacketIsWhatAHostWouldSend(t *testing.T) {
 	}{
 		{lb.TCP, client4, vip4}, {lb.UDP, client4, vip4}, {lb.TCP, client6, vip6}, {lb.UDP, client6, vip6},
 	} {
-		frame := flowFrame([6]byte{}, tt.protocol, netip.MustParseAddrPort(tt.source), netip.MustParseAddrPort(tt.destination))
+		frame := flowFrame([6]byte{}, tt.protocol, netip.MustParseAddrPort(tt.source), netip.MustParseAddrPort(tt.destination), nil)
 		decoded := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 		if failed := decoded.ErrorLayer(); failed != nil {
 			t.Errorf("%s to %s: %v", tt.protocol, tt.destination, failed.Error())

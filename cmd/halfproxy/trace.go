@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -16,7 +17,7 @@ import (
 )
 
 func traceCommand() *cobra.Command {
-	var socket string
+	var socket, connectionID string
 	var asJSON bool
 	var flow admin.Flow
 	cmd := &cobra.Command{
@@ -26,13 +27,16 @@ func traceCommand() *cobra.Command {
 
 The node's program itself is asked: a packet of the flow goes through the same
 code and the same tables as traffic does. Nothing is sent, and nothing counted.
-Exit code 0: the flow is forwarded; 1: it is not.`,
-		Example: "  halfproxy trace tcp 198.51.100.7:31337 203.0.113.10:80\n  halfproxy trace udp [2001:db8::7]:5000 [2001:db8::10]:443 --json",
+Exit code 0: the flow is forwarded; 1: it is not.
+
+With --quic-cid it is a QUIC packet with that connection ID: of a service with quic
+it goes to the backend whose server ID the connection ID holds, wherever it is from.`,
+		Example: "  halfproxy trace tcp 198.51.100.7:31337 203.0.113.10:80\n  halfproxy trace udp [2001:db8::7]:5000 [2001:db8::10]:443 --json\n  halfproxy trace udp 198.51.100.7:31337 203.0.113.10:443 --quic-cid 070a01c5de66a99ba6",
 		Args: func(cmd *cobra.Command, args []string) (err error) {
 			if err := cobra.ExactArgs(3)(cmd, args); err != nil {
 				return err
 			}
-			flow, err = admin.ParseFlow(args[0], args[1], args[2])
+			flow, err = admin.ParseFlow(args[0], args[1], args[2], connectionID)
 			return err
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,18 +58,19 @@ Exit code 0: the flow is forwarded; 1: it is not.`,
 	}
 	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "admin socket `PATH` of the node")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().StringVar(&connectionID, "quic-cid", "", "trace a QUIC packet with the connection ID `HEX`")
 	return cmd
 }
 
 // trace asks the program about a flow, and adds what else is known of what it
 // answers.
 func (n *node) trace(f admin.Flow) (admin.Trace, error) {
-	t, err := n.dataplane.Trace(f.Protocol, f.Source, f.Destination)
+	t, err := n.dataplane.Trace(f.Protocol, f.Source, f.Destination, []byte(f.ConnectionID)...)
 	if err != nil {
 		return admin.Trace{}, err
 	}
 	out := admin.Trace{
-		Protocol: f.Protocol.String(), Source: f.Source, Destination: f.Destination,
+		Protocol: f.Protocol.String(), Source: f.Source, Destination: f.Destination, ConnectionID: hex.EncodeToString([]byte(f.ConnectionID)),
 		Forwarded: t.Verdict == xdp.Forwarded, Verdict: t.Verdict.String(), Why: t.Why, Service: t.Service,
 	}
 	services := n.control.Status().Services

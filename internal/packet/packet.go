@@ -60,6 +60,9 @@ func Payload(n int) Option {
 	}
 }
 
+// Data makes b the transport's payload.
+func Data(b []byte) Option { return func(f *Frame) { f.payload = b } }
+
 // Padding adds n bytes after the IP packet.
 func Padding(n int) Option { return func(f *Frame) { f.padding = n } }
 

@@ -21,6 +21,7 @@ struct finding {
 	bool first;	/* fragment, which has the ports for the others */
 	bool later;	/* fragment, without ports */
 	bool may_cut;	/* IPv4 without DF: its sender expects routers to cut it */
+	bool again;	/* looked at before, and found too big */
 	struct fragment_key fragment;
 };
 

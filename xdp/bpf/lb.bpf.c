@@ -18,6 +18,7 @@
  *     |         TTL at its end, a fragment of unknown ports, ICMP
  *     |         errors that are false or too many --------------------> drop
  *     |       flow hash -> slot -> backend -> next hop   (hash.h)
+ *     |       or a QUIC connection ID's server ID -> backend   (quic.h)
  *     |         no backend, no neighbour -----------------------------> drop
  *   send()    other MACs, or outer headers besides   (encap.h)
  *     |         too big: the sender is told, within limits   (icmp.h) -> back, or drop
@@ -38,6 +39,7 @@
 #include "encap.h"
 #include "closer.h"
 #include "icmp.h"
+#include "quic.h"
 #include "vlan.h"
 
 /* What becomes of a packet for a VIP before a backend is chosen. finding: NULL without one. */
@@ -68,15 +70,16 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 	return VERDICT_FORWARDED;
 }
 
-static __always_inline enum verdict choose(const struct packet *packet, enum verdict parsed,
-					   const struct finding *finding, struct target *to)
+static __always_inline enum verdict choose(struct xdp_md *ctx, const struct packet *packet,
+					   enum verdict parsed, const struct finding *finding,
+					   struct target *to)
 {
 	struct service *service;
 	struct backend *backend;
 	struct slot_page *page;
 	struct table *table;
 	__u32 active, fields, slot, index;
-	const __u64 *source;
+	const __u64 *source, *key;
 	enum verdict verdict;
 
 	if (!find_service(&packet->vip, &index))
@@ -96,18 +99,20 @@ static __always_inline enum verdict choose(const struct packet *packet, enum ver
 	if (!service)
 		return VERDICT_DROP_NO_BACKEND;
 	fields = active & HASH_FIELDS;
-	active &= 1;
-	table = &service->table[active];
+	key = service->key[active & 1];
+	table = &service->table[active & 1];
 
 	if (likely(fields == HASH_FLOW))
-		to->hash = flow_hash(service->key[active], packet->ipv6, packet->source[0],
-				     packet->source[1], packet->ports);
+		to->hash = flow_hash(key, packet->ipv6, packet->source[0], packet->source[1],
+				     packet->ports);
 	else
-		to->hash = field_hash(service->key[active], packet, fields);
+		to->hash = field_hash(key, packet, fields);
 	if (traced) {
 		last.service = index;
 		last.hash = to->hash;
 	}
+	if (unlikely(active & QUIC) && choose_by_server_id(ctx, packet, finding, active, to))
+		goto chosen;
 	if (!table->size)
 		return VERDICT_DROP_NO_BACKEND;
 
@@ -117,10 +122,11 @@ static __always_inline enum verdict choose(const struct packet *packet, enum ver
 	if (!page)
 		return VERDICT_DROP_NO_BACKEND;
 	to->backend = table->backends + page->slots[slot % SLOTS_PER_PAGE].current;
-	if (traced) {
+	if (traced)
 		last.slot = slot;
+chosen:
+	if (traced)
 		last.backend = to->backend;
-	}
 
 	backend = bpf_map_lookup_elem(&backends, &to->backend);
 	if (!backend)
@@ -176,7 +182,7 @@ static __always_inline int conclude(enum verdict verdict, __u64 frame, const str
  * a map and not on the stack: of a map's value the verifier keeps no track, so the many
  * ways through parse_closer() are one from there on, and the program loads in an instant.
  */
-static __noinline int look_closer(struct xdp_md *ctx)
+static __noinline int look_closer(struct xdp_md *ctx, bool again)
 {
 	__u64 frame = ctx->data_end - ctx->data;
 	struct target to = {};
@@ -189,10 +195,10 @@ static __noinline int look_closer(struct xdp_md *ctx)
 	look = bpf_map_lookup_elem(&looks, &zero);
 	if (!look)
 		return XDP_ABORTED;
-	*look = (struct look){};
+	*look = (struct look){ .finding.again = again };
 	verdict = parse_closer(ctx, look);
 	if (verdict == VERDICT_FORWARDED || verdict >= VERDICT_FIRST_DROP)
-		verdict = choose(&look->packet, verdict, &look->finding, &to);
+		verdict = choose(ctx, &look->packet, verdict, &look->finding, &to);
 	if (verdict != VERDICT_FORWARDED && verdict != VERDICT_ANSWERED_ECHO)
 		return conclude(verdict, frame, &look->packet, &to, false);
 
@@ -231,12 +237,12 @@ int balance(struct xdp_md *ctx)
 	 */
 	verdict = parse(ctx, &packet);
 	if (verdict == VERDICT_FORWARDED)
-		verdict = choose(&packet, verdict, NULL, &to);
+		verdict = choose(ctx, &packet, verdict, NULL, &to);
 	if (verdict == VERDICT_FORWARDED)
 		verdict = send(ctx, &packet, &to);
 	/* What is too big is still as it came. */
 	if (unlikely(verdict == LOOK_CLOSER || verdict == VERDICT_DROP_TOO_BIG))
-		return look_closer(ctx);
+		return look_closer(ctx, verdict == VERDICT_DROP_TOO_BIG);
 	if (verdict == VERDICT_FORWARDED && unlikely(to.path->vlan) &&
 	    !tag(ctx, tag_of(to.path, 0), sizeof(struct vlanhdr)))
 		return conclude(VERDICT_DROP_NO_ROOM, frame, &packet, &to, false);

@@ -76,6 +76,23 @@ struct {
 } backend_counters SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct server_id);
+	__type(value, __u32); /* index into backends */
+} server_ids SEC(".maps");
+
+/* Of the services with QUIC alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384); /* as services */
+	__type(key, __u32);
+	__type(value, struct quic_counter);
+} quic_counters SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, VERDICT_MAX);
 	__type(key, enum verdict); /* puts the enum in BTF, so bpf2go finds it */

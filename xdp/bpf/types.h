@@ -94,7 +94,7 @@ struct ranges {
 struct service {
 	__u64 key[2][2]; /* of the flow hash */
 	struct table table[2];
-	__u32 active; /* 0 or 1, and beside it HASH_FIELDS, LIMITED and DENYING */
+	__u32 active; /* 0 or 1, and beside it what follows */
 	__u32 pad;
 };
 /* What the flow hash covers. */
@@ -105,6 +105,9 @@ struct service {
 #define HASH_FIELDS 30
 #define LIMITED 32 /* its sources have an allowance */
 #define DENYING 64 /* the deny list is not empty */
+#define QUIC 128   /* connection IDs may hold a server ID, and these bits say how */
+#define QUIC_LENGTH_BIT 8    /* bytes of a server ID: 4 bits */
+#define QUIC_ROTATION_BIT 12 /* the configuration that it is of: 3 bits */
 #define HASH_FLOW (HASH_SOURCE | HASH_SOURCE_PORT | HASH_DESTINATION_PORT)
 _Static_assert(sizeof(struct service) == 64, "service fills a cache line");
 
@@ -175,6 +178,20 @@ struct fragment {
 /* When a service may be sent the next ICMP error, and may cause one: ns since boot. */
 struct limit {
 	__u64 passed, made;
+};
+
+/* What QUIC connection IDs hold of their backend. */
+#define MOST_SERVER_ID 15
+struct server_id {
+	__u32 service;
+	__u8 length;
+	__u8 bytes[MOST_SERVER_ID]; /* zero above length */
+};
+_Static_assert(sizeof(struct server_id) == 20, "server_id has no gaps");
+
+/* A service's QUIC packets, by how their backend was chosen. */
+struct quic_counter {
+	__u64 packets[4]; /* BY_SERVER_ID | LONG_HEADER */
 };
 
 struct counter {
