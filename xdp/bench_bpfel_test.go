@@ -52,6 +52,13 @@ type benchCounter struct {
 	Flows   uint64
 }
 
+type benchDirectory struct {
+	_        structs.HostLayout
+	Buckets  uint64
+	Ranges   uint32
+	Prefixes uint32
+}
+
 type benchFragment struct {
 	_        structs.HostLayout
 	Until    uint64
@@ -242,18 +249,22 @@ const (
 	benchVerdictVERDICT_MAX                 benchVerdict = 21
 )
 
+type benchVipBucket struct {
+	_     structs.HostLayout
+	Entry [2]struct {
+		_       structs.HostLayout
+		Key     benchVipKey
+		Service uint32
+	}
+	Pad [2]uint64
+}
+
 type benchVipKey struct {
 	_        structs.HostLayout
 	Address  [4]uint32
 	Port     uint16
 	Protocol uint8
 	Family   uint8
-}
-
-type benchWider struct {
-	_        structs.HostLayout
-	Ranges   uint32
-	Prefixes uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -265,6 +276,7 @@ const (
 	benchMapBackendCounters = "backend_counters"
 	benchMapBackends        = "backends"
 	benchMapDenied          = "denied"
+	benchMapDirectory       = "directory"
 	benchMapFragments       = "fragments"
 	benchMapLimits          = "limits"
 	benchMapLooks           = "looks"
@@ -277,7 +289,6 @@ const (
 	benchMapVerdicts        = "verdicts"
 	benchMapVipPrefixes     = "vip_prefixes"
 	benchMapVips            = "vips"
-	benchMapWider           = "wider"
 	benchProgBalance        = "balance"
 	benchProgMeasure        = "measure"
 	benchVarBench           = "bench"
@@ -342,6 +353,7 @@ type benchMapSpecs struct {
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
+	Directory       *ebpf.MapSpec `ebpf:"directory"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
@@ -354,7 +366,6 @@ type benchMapSpecs struct {
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
-	Wider           *ebpf.MapSpec `ebpf:"wider"`
 }
 
 // benchVariableSpecs contains global variables before they are loaded into the kernel.
@@ -393,6 +404,7 @@ type benchMaps struct {
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
 	Denied          *ebpf.Map `ebpf:"denied"`
+	Directory       *ebpf.Map `ebpf:"directory"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
@@ -405,7 +417,6 @@ type benchMaps struct {
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
-	Wider           *ebpf.Map `ebpf:"wider"`
 }
 
 func (m *benchMaps) Close() error {
@@ -415,6 +426,7 @@ func (m *benchMaps) Close() error {
 		m.BackendCounters,
 		m.Backends,
 		m.Denied,
+		m.Directory,
 		m.Fragments,
 		m.Limits,
 		m.Looks,
@@ -427,7 +439,6 @@ func (m *benchMaps) Close() error {
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
-		m.Wider,
 	)
 }
 

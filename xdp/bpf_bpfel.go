@@ -35,6 +35,13 @@ type bpfCounter struct {
 	Flows   uint64
 }
 
+type bpfDirectory struct {
+	_        structs.HostLayout
+	Buckets  uint64
+	Ranges   uint32
+	Prefixes uint32
+}
+
 type bpfFragment struct {
 	_        structs.HostLayout
 	Until    uint64
@@ -242,18 +249,24 @@ const (
 	bpfVerdictVERDICT_MAX                 bpfVerdict = 21
 )
 
+type bpfVipBucket struct {
+	_     structs.HostLayout
+	Entry [2]bpfVipEntry
+	Pad   [2]uint64
+}
+
+type bpfVipEntry struct {
+	_       structs.HostLayout
+	Key     bpfVipKey
+	Service uint32
+}
+
 type bpfVipKey struct {
 	_        structs.HostLayout
 	Address  [4]uint32
 	Port     uint16
 	Protocol uint8
 	Family   uint8
-}
-
-type bpfWider struct {
-	_        structs.HostLayout
-	Ranges   uint32
-	Prefixes uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -264,6 +277,7 @@ const (
 	bpfMapBackendCounters = "backend_counters"
 	bpfMapBackends        = "backends"
 	bpfMapDenied          = "denied"
+	bpfMapDirectory       = "directory"
 	bpfMapFragments       = "fragments"
 	bpfMapLimits          = "limits"
 	bpfMapLooks           = "looks"
@@ -276,7 +290,6 @@ const (
 	bpfMapVerdicts        = "verdicts"
 	bpfMapVipPrefixes     = "vip_prefixes"
 	bpfMapVips            = "vips"
-	bpfMapWider           = "wider"
 	bpfProgBalance        = "balance"
 	bpfVarLast            = "last"
 	bpfVarSelf            = "self"
@@ -336,6 +349,7 @@ type bpfMapSpecs struct {
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
+	Directory       *ebpf.MapSpec `ebpf:"directory"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
@@ -348,7 +362,6 @@ type bpfMapSpecs struct {
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
-	Wider           *ebpf.MapSpec `ebpf:"wider"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -384,6 +397,7 @@ type bpfMaps struct {
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
 	Denied          *ebpf.Map `ebpf:"denied"`
+	Directory       *ebpf.Map `ebpf:"directory"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
@@ -396,7 +410,6 @@ type bpfMaps struct {
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
-	Wider           *ebpf.Map `ebpf:"wider"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -405,6 +418,7 @@ func (m *bpfMaps) Close() error {
 		m.BackendCounters,
 		m.Backends,
 		m.Denied,
+		m.Directory,
 		m.Fragments,
 		m.Limits,
 		m.Looks,
@@ -417,7 +431,6 @@ func (m *bpfMaps) Close() error {
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
-		m.Wider,
 	)
 }
 

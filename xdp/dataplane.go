@@ -64,6 +64,7 @@ type Dataplane struct {
 	entries    space // of backends
 	services   map[string]*service
 	vips       map[endpoint]uint32 // as the program has them
+	directed   time.Time           // when a packet may last have seen the other half of vips
 	ranges     map[endpoint]bpfRanges
 	prefixes   map[lb.VIP]number
 	lastPrefix uint32 // number that was given

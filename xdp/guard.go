@@ -77,7 +77,7 @@ func (d *Dataplane) changeDenied(chunk []netip.Prefix, change func(*ebpf.Map, ne
 }
 
 func (d *Dataplane) deny(m *ebpf.Map, p netip.Prefix) error {
-	if err := m.Put(denyKey(p), uint32(0)); err != nil {
+	if err := m.Put(mappedPrefix(p), uint32(0)); err != nil {
 		return err
 	}
 	d.denied[p] = true
@@ -85,7 +85,7 @@ func (d *Dataplane) deny(m *ebpf.Map, p netip.Prefix) error {
 }
 
 func (d *Dataplane) pardon(m *ebpf.Map, p netip.Prefix) error {
-	if err := m.Delete(denyKey(p)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := m.Delete(mappedPrefix(p)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return err
 	}
 	delete(d.denied, p)
@@ -104,11 +104,6 @@ func (d *Dataplane) deniedPrefixes() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.denied)
-}
-
-// denyKey is a prefix as the trie has it, an IPv4 one mapped.
-func denyKey(p netip.Prefix) bpfPrefix {
-	return bpfPrefix{Bits: uint32(p.Bits() + 128 - p.Addr().BitLen()), Address: words(p.Addr())}
 }
 
 // allow enters what each source may send to the service.

@@ -19,10 +19,12 @@ const slotsPerPage = uint32(len(bpfSlotPage{}.Slots))
 type store struct {
 	maps map[string]*ebpf.Map
 
-	services []bpfService
-	slots    []bpfSlot // of all pages, end to end
-	backends []bpfBackend
-	mappings [][]byte
+	directory *bpfDirectory
+	vips      []bpfVipBucket // the two halves
+	services  []bpfService
+	slots     []bpfSlot // of all pages, end to end
+	backends  []bpfBackend
+	mappings  [][]byte
 }
 
 // newStore makes maps with room for so many pages of slots and backends. With
@@ -40,7 +42,7 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 		}
 	}()
 	for _, name := range []string{
-		bpfMapVips, bpfMapPortRanges, bpfMapVipPrefixes, bpfMapWider, bpfMapServices, bpfMapSlots, bpfMapBackends,
+		bpfMapVips, bpfMapPortRanges, bpfMapVipPrefixes, bpfMapDirectory, bpfMapServices, bpfMapSlots, bpfMapBackends,
 		bpfMapBackendCounters, bpfMapVerdicts, bpfMapLimits, bpfMapDenied, bpfMapAllowances, bpfMapSources, bpfMapFragments,
 		bpfMapServerIds, bpfMapQuicCounters,
 	} {
@@ -54,6 +56,14 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 			return nil, fmt.Errorf("map %s: %w", name, err)
 		}
 	}
+	if s.vips, err = mapArray[bpfVipBucket](s, bpfMapVips); err != nil {
+		return nil, err
+	}
+	directory, err := mapArray[bpfDirectory](s, bpfMapDirectory)
+	if err != nil {
+		return nil, err
+	}
+	s.directory = &directory[0]
 	if s.services, err = mapArray[bpfService](s, bpfMapServices); err != nil {
 		return nil, err
 	}
@@ -102,7 +112,7 @@ func (s *store) close() error {
 	for m := range maps.Values(s.maps) {
 		errs = append(errs, m.Close())
 	}
-	s.services, s.slots, s.backends, s.mappings, s.maps = nil, nil, nil, nil, nil
+	*s = store{}
 	return errors.Join(errs...)
 }
 

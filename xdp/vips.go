@@ -7,6 +7,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -190,7 +192,12 @@ func (d *Dataplane) direct(to directory) error {
 		}
 	}
 
-	if err := d.enterVIPs(to.vips); err != nil {
+	// What goes stays until there is what comes in its place.
+	both := maps.Clone(d.vips)
+	for e, name := range to.vips {
+		both[e] = d.numberOf(name)
+	}
+	if err := d.enterVIPs(both); err != nil {
 		return err
 	}
 	if err := d.enterRanges(to.ranges); err != nil {
@@ -199,10 +206,8 @@ func (d *Dataplane) direct(to directory) error {
 	if err := d.enterPrefixes(wanted); err != nil {
 		return err
 	}
-	there := bpfWider{Ranges: uint32(len(to.ranges)), Prefixes: uint32(len(wanted))}
-	if err := d.store.maps[bpfMapWider].Put(uint32(0), there); err != nil {
-		return fmt.Errorf("enter the numbers of port ranges and prefixes: %w", err)
-	}
+	atomic.StoreUint32(&d.store.directory.Ranges, uint32(len(to.ranges)))
+	atomic.StoreUint32(&d.store.directory.Prefixes, uint32(len(wanted)))
 
 	gone := func(vip lb.VIP) bool { return !wanted[vip] }
 	for vip := range d.prefixes {
@@ -213,13 +218,12 @@ func (d *Dataplane) direct(to directory) error {
 			d.prefixes[vip] = number{is: d.prefixes[vip].is}
 		}
 	}
-	for e := range d.vips {
-		if _, stays := to.vips[e]; !stays {
-			if err := takeOut(d.store.maps[bpfMapVips], d.vipKey(e)); err != nil {
-				return fmt.Errorf("take out vip %s: %w", e, err)
-			}
-			delete(d.vips, e)
-		}
+	maps.DeleteFunc(both, func(e endpoint, _ uint32) bool {
+		_, stays := to.vips[e]
+		return !stays
+	})
+	if err := d.enterVIPs(both); err != nil {
+		return err
 	}
 	for e := range d.ranges {
 		if _, stays := to.ranges[e]; !stays {
@@ -233,21 +237,36 @@ func (d *Dataplane) direct(to directory) error {
 	return nil
 }
 
-func (d *Dataplane) enterVIPs(wanted map[endpoint]string) error {
-	m := d.store.maps[bpfMapVips]
-	for e, name := range wanted {
-		number := noService
-		if name != "" {
-			number = d.services[name].number
-		}
-		if old, there := d.vips[e]; there && old == number {
-			continue
-		}
-		if err := m.Put(d.vipKey(e), number); err != nil {
-			return fmt.Errorf("enter vip %s of service %q (there is room for %d pairs of VIP and port): %w", e, name, m.MaxEntries(), err)
-		}
-		d.vips[e] = number
+func (d *Dataplane) numberOf(service string) uint32 {
+	if service == "" {
+		return noService
 	}
+	return d.services[service].number
+}
+
+// enterVIPs makes wanted the whole of what vips has, in one step.
+func (d *Dataplane) enterVIPs(wanted map[endpoint]uint32) error {
+	if maps.Equal(wanted, d.vips) {
+		return nil
+	}
+	entries := make([]bpfVipEntry, 0, len(wanted))
+	for e, number := range wanted {
+		entries = append(entries, bpfVipEntry{Key: d.vipKey(e), Service: number})
+	}
+	now := atomic.LoadUint64(&d.store.directory.Buckets)
+	half := len(d.store.vips) / 2
+	first := 0
+	if now>>32 == 0 {
+		first = half
+	}
+	time.Sleep(time.Until(d.directed.Add(rest)))
+	buckets, ok := place(d.store.vips[first:first+half], entries)
+	if !ok {
+		return fmt.Errorf("%d pairs of VIP and port: there is room for %d", len(entries), half)
+	}
+	atomic.StoreUint64(&d.store.directory.Buckets, uint64(first)<<32|uint64(buckets-1))
+	d.directed = time.Now()
+	d.vips = maps.Clone(wanted)
 	return nil
 }
 

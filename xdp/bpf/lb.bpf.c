@@ -10,7 +10,7 @@
  *     |           a fragment's ports are remembered for the others
  *     |           an ICMP error is taken for a packet of the flow
  *     |           that it quotes a packet of
- *   choose()  (VIP, protocol, port) -> service: the one hash lookup   (vip.h)
+ *   choose()  (VIP, protocol, port) -> service   (vip.h)
  *     |         none, but there are ranges of ports or prefixes: they are looked at
  *     |         none of ours -----------------------------------------> pass
  *     |         denied, or more than its source may send   (guard.h) -> drop

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * One hash, to find the service; all else are flat arrays. Those that user space
- * rewrites while packets flow are mapped into its memory (BPF_F_MMAPABLE): a
- * table is swapped in microseconds, where map-in-map waits for an RCU grace
- * period. The sizes of slots, backends and backend_counters are the first ones:
+ * What every packet looks up lies in flat arrays, the VIPs too: the kernel's hash of
+ * a 20-byte key costs more than all else that a packet needs. Those that user space
+ * rewrites while packets flow are mapped into its memory (BPF_F_MMAPABLE): a table
+ * is swapped in microseconds, where map-in-map waits for an RCU grace period. The sizes of slots, backends and backend_counters are the first ones:
  * user space loads the program anew with bigger ones when they are full.
  */
 #ifndef MAPS_H
@@ -12,11 +12,11 @@
 #include "types.h"
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC); /* else an entry is reused while a packet reads it */
-	__uint(max_entries, 65536);
-	__type(key, struct vip_key);
-	__type(value, __u32); /* index into services, or NO_SERVICE */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * MOST_VIP_BUCKETS);
+	__type(key, __u32);
+	__type(value, struct vip_bucket);
 } vips SEC(".maps");
 
 struct {
@@ -36,13 +36,13 @@ struct {
 	__type(value, __u32);
 } vip_prefixes SEC(".maps");
 
-/* How many of these there are: without any, a miss in vips costs no second lookup. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct wider);
-} wider SEC(".maps");
+	__type(value, struct directory);
+} directory SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -63,8 +63,24 @@ struct prefix {
 	__be32 address[4];
 };
 
-/* What there is to find a service by that vips does not have under the very address and port. */
-struct wider {
+/*
+ * Keys lie in one of two buckets, which their hash names. Of the array of buckets one
+ * half is in use while user space fills the other.
+ */
+struct vip_entry {
+	struct vip_key key; /* family 0: none */
+	__u32 service;	    /* index into services, or NO_SERVICE */
+};
+struct vip_bucket {
+	struct vip_entry entry[2];
+	__u64 pad[2];
+};
+_Static_assert(sizeof(struct vip_bucket) == 64, "vip_bucket fills a cache line");
+#define MOST_VIP_BUCKETS 65536 /* of a half */
+
+/* What there is to find a service by. */
+struct directory {
+	__u64 buckets;	/* read in one load: the first in use, and below it the mask of their numbers */
 	__u32 ranges;	/* entries of port_ranges */
 	__u32 prefixes; /* entries of vip_prefixes */
 };
