@@ -7,10 +7,11 @@ GOLANGCI_VERSION := v2.15.0
 GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 30s
+KERNEL_TESTS := Packets$$|Frames|VIP|Fragments|ICMP|Denied|QUIC|Decap|MSS|Trace
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := build
-.PHONY: build generate test lint bench fuzz demo clean help
+.PHONY: build generate test test-kernels lint bench fuzz demo clean help
 
 build: ## build bin/halfproxy, one static file
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/halfproxy ./cmd/halfproxy
@@ -23,6 +24,12 @@ generate: ## rebuild the BPF objects and what is generated from them (clang 19)
 test: ## run every test, with the race detector; as root, else the kernel's are skipped
 	scripts/need gcc libc6-dev frr bird2 iproute2 ethtool
 	CGO_ENABLED=1 go test -race -p 1 -timeout 30m ./...
+
+# A virtual machine emulates its CPU: what has to load and to be told apart there, not all.
+test-kernels: ## run the packet tests on Debian's kernels 5.10, 6.1 and 6.12 in virtual machines
+	scripts/need qemu-system-x86 cpio kmod busybox-static xz-utils
+	CGO_ENABLED=0 go test -c -o bin/xdp.test ./xdp
+	for kernel in 5.10 6.1 6.12; do scripts/vm $$kernel bin/xdp.test -test.run '$(KERNEL_TESTS)' || exit 1; done
 
 lint: $(GOLANGCI) ## go vet and golangci-lint
 	go vet ./...

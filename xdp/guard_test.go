@@ -48,6 +48,7 @@ func TestWhoIsOnTheDenyListGetsNothingFromVIPs(t *testing.T) {
 		row{name: "a ping over IPv6", in: packet.Echo("2001:db8:100::7", "2001:db8:2::1"), verdict: Denied},
 		row{name: "a TTL at its end", in: packet.TCP(host4, ours[0], packet.TTL(1)), verdict: Denied},
 		row{name: "a first fragment", in: packet.UDP(host4, "192.0.2.65:443", packet.Payload(32), packet.Fragment(0, true)), verdict: Denied},
+		row{name: "a later fragment of unknown ports", in: packet.UDP(host4, "192.0.2.65:443", packet.Payload(32), packet.Fragment(32, false)), verdict: Denied},
 		row{name: "an ICMP error that a denied router sends about another's flow",
 			in: packet.ICMP("198.51.101.1", "192.0.2.1", 3, 4, 1400, packet.IP(theirs)), verdict: Denied},
 		row{name: "a port that is nobody's", in: packet.TCP(host4, "192.0.2.1:444"), verdict: NotVIP},

@@ -26,6 +26,7 @@ const (
 	hopIPv6     = 1 << 51
 	hopGRE      = 1 << 52
 	hopGUE      = 1 << 53
+	hopVLAN     = 1 << 55
 
 	vlan8021AD = 0x1000 // of a path's vlan
 )
@@ -300,6 +301,9 @@ func (n *nextHops) wayTo(b *backend, r *route) (uint64, bpfPath, error) {
 	}
 	path := bpfPath{Source: r.mac, Mtu: uint16(min(r.mtu, 1<<16-1)), Ifindex: uint32(r.out), Vlan: r.vlan}
 	var bits uint64
+	if r.vlan != 0 {
+		bits = hopVLAN
+	}
 	if b.forward != lb.L2 {
 		source, vary := b.tunnel.source(r)
 		if !source.IsValid() {
@@ -307,9 +311,10 @@ func (n *nextHops) wayTo(b *backend, r *route) (uint64, bpfPath, error) {
 		}
 		path.Outer, path.Vary = outerHeader(source, r.address), vary
 		path.Port = bigEndian(b.tunnel.port)
-		bits = hopIPv6
 		if r.address.Is4() {
-			bits = hopIPv4
+			bits |= hopIPv4
+		} else {
+			bits |= hopIPv6
 		}
 		switch b.forward {
 		case lb.GRE:

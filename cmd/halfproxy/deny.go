@@ -41,11 +41,9 @@ func (n *node) watchDenied(ctx context.Context) error {
 		n.mu.Lock()
 		now := n.cfg.Node.DenyFile
 		n.mu.Unlock()
-		switch e := editionOf(now); {
-		case now != path: // just read, at the start or by a reload
+		// At the start and after a reload too: it may have been replaced since it was read.
+		if e := editionOf(now); now != "" && (now != path || e != seen) {
 			path, seen = now, e
-		case now != "" && e != seen:
-			seen = e
 			if err := n.takeDenied(now); err != nil {
 				n.log.Error("deny list not taken, the old one stays", "file", now, "err", err)
 			}

@@ -51,8 +51,10 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 	if (unlikely(parsed != VERDICT_FORWARDED))
 		return parsed;
 	if (finding) {
-		if (finding->echo && is_denied(finding->source[0], finding->source[1], packet->ipv6))
-			return VERDICT_DROP_DENIED; /* a ping has no service that would say whether to look */
+		/* There is no service that would say whether to look. */
+		if (service == NO_SERVICE &&
+		    is_denied(finding->source[0], finding->source[1], packet->ipv6))
+			return VERDICT_DROP_DENIED;
 		if (finding->echo)
 			return VERDICT_ANSWERED_ECHO;
 		if (service == NO_SERVICE) /* found by the VIP alone */
@@ -213,7 +215,7 @@ static __noinline int look_closer(struct xdp_md *ctx, bool again)
 	tags = look->finding.tags;
 	size = look->finding.tags_size;
 	kept = size;
-	if (verdict == VERDICT_FORWARDED && to.path->vlan) { /* answers go back as they came */
+	if (verdict == VERDICT_FORWARDED && to.next_hop & HOP_VLAN) { /* answers go back as they came */
 		tags = tag_of(to.path, tags);
 		size = sizeof(struct vlanhdr);
 		kept = false;
@@ -243,7 +245,7 @@ int balance(struct xdp_md *ctx)
 	/* What is too big is still as it came. */
 	if (unlikely(verdict == LOOK_CLOSER || verdict == VERDICT_DROP_TOO_BIG))
 		return look_closer(ctx, verdict == VERDICT_DROP_TOO_BIG);
-	if (verdict == VERDICT_FORWARDED && unlikely(to.path->vlan) &&
+	if (verdict == VERDICT_FORWARDED && unlikely(to.next_hop & HOP_VLAN) &&
 	    !tag(ctx, tag_of(to.path, 0), sizeof(struct vlanhdr)))
 		return conclude(VERDICT_DROP_NO_ROOM, frame, &packet, &to, false);
 	return conclude(verdict, frame, &packet, &to, false);
