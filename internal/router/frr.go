@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/halfproxy/halfproxy/internal/netns"
@@ -16,17 +17,16 @@ const (
 	frrUser    = "frr"
 )
 
-// FRR is FRRouting's zebra and bgpd with vtysh.
+// FRR is FRRouting's zebra, bgpd and bfdd with vtysh.
 type FRR struct {
-	dir   string
-	vtysh string
-	zebra *process
-	bgpd  *process
+	dir     string
+	vtysh   string
+	daemons []*process // in the order in which they were started
 }
 
 // StartFRR runs FRR in ns with the integrated configuration conf, as vtysh
 // takes it; a line that FRR does not take is an error. dir is an existing
-// directory for sockets and logs (zebra.log, bgpd.log): short, given to FRR's
+// directory for sockets and logs (zebra.log and so on): short, given to FRR's
 // user, and within reach of that user, which the parents of one from
 // testing.T.TempDir are not.
 func StartFRR(ns *netns.NS, dir, conf string) (*FRR, error) {
@@ -42,22 +42,27 @@ func (f *FRR) start(ns *netns.NS, conf string) error {
 	if f.vtysh, err = find("vtysh", frrInstall); err != nil {
 		return err
 	}
-	zebra, err := find("/usr/lib/frr/zebra", frrInstall)
-	if err != nil {
-		return err
-	}
-	bgpd, err := find("/usr/lib/frr/bgpd", frrInstall)
-	if err != nil {
-		return err
-	}
 	if err := f.prepareDir(); err != nil {
 		return err
 	}
-	if f.zebra, err = f.daemon(ns, zebra, f.path("zserv.api"), f.path("zebra.vty")); err != nil {
-		return err
-	}
-	if f.bgpd, err = f.daemon(ns, bgpd, f.path("bgpd.vty")); err != nil {
-		return err
+	for _, daemon := range []struct {
+		name    string
+		sockets []string
+		options []string
+	}{
+		{"zebra", []string{f.path("zserv.api"), f.path("zebra.vty")}, nil},
+		{"bgpd", []string{f.path("bgpd.vty")}, nil},
+		{"bfdd", []string{f.path("bfdd.vty")}, []string{"--bfdctl", f.path("bfdd.sock")}},
+	} {
+		path, err := find("/usr/lib/frr/"+daemon.name, frrInstall)
+		if err != nil {
+			return err
+		}
+		process, err := f.daemon(ns, path, daemon.sockets, daemon.options)
+		if err != nil {
+			return err
+		}
+		f.daemons = append(f.daemons, process)
 	}
 	if err := os.WriteFile(f.path("frr.conf"), []byte(conf), 0o644); err != nil {
 		return err
@@ -97,16 +102,16 @@ func (f *FRR) prepareDir() error {
 
 // daemon starts one of FRR's with an empty configuration, which vtysh fills:
 // it takes the daemons' parts apart and reports every line it does not know.
-func (f *FRR) daemon(ns *netns.NS, path string, sockets ...string) (*process, error) {
+func (f *FRR) daemon(ns *netns.NS, path string, sockets, options []string) (*process, error) {
 	name := filepath.Base(path)
 	for _, conf := range []string{name + ".conf", "vtysh.conf"} {
 		if err := os.WriteFile(f.path(conf), nil, 0o644); err != nil {
 			return nil, err
 		}
 	}
-	return start(ns, f.path(name+".log"), sockets, path,
-		"-f", f.path(name+".conf"), "-i", f.path(name+".pid"), "-z", f.path("zserv.api"),
+	options = append(options, "-f", f.path(name+".conf"), "-i", f.path(name+".pid"), "-z", f.path("zserv.api"),
 		"--vty_socket", f.dir, "-P", "0", "--log", "stdout")
+	return start(ns, f.path(name+".log"), sockets, path, options...)
 }
 
 func (f *FRR) path(name string) string { return filepath.Join(f.dir, name) }
@@ -116,7 +121,12 @@ func (f *FRR) Command(command string) (string, error) {
 	return control(f.vtysh, "--config_dir", f.dir, "--vty_socket", f.dir, "-c", command)
 }
 
-// Close stops the daemons. They take their routes out of the kernel.
+// Close stops the daemons, the last one first. They take their routes out of the
+// kernel.
 func (f *FRR) Close() error {
-	return errors.Join(f.bgpd.stop(), f.zebra.stop())
+	var errs []error
+	for _, daemon := range slices.Backward(f.daemons) {
+		errs = append(errs, daemon.stop())
+	}
+	return errors.Join(errs...)
 }
