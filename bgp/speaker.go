@@ -306,6 +306,20 @@ func (s *Speaker) deletePeer(ctx context.Context, p Peer) error {
 	return nil
 }
 
+// Reset closes the session with a peer, if it is up, because something else knows
+// that the peer cannot be reached; the session is tried anew as after any end.
+func (s *Speaker) Reset(ctx context.Context, peer netip.Addr, why string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.server == nil || s.sessions.get(peer).state != established {
+		return nil
+	}
+	if err := s.server.ResetPeer(ctx, &api.ResetPeerRequest{Address: peer.String(), Communication: why}); err != nil {
+		return fmt.Errorf("reset the session with %v: %w", peer, err)
+	}
+	return nil
+}
+
 func (s *Speaker) configured() []Peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()

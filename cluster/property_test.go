@@ -31,7 +31,7 @@ func TestMembersHoldTheSameWhateverBecameOfTheirMessages(t *testing.T) {
 						report.Observations = append(report.Observations, lb.Observation{Target: lb.TargetID(target), State: lb.State(random.IntN(3))})
 					}
 				}
-				r := mustRecord(t, name, version{uint64(1 + sequence/4), 1 + sequence%4}, report)
+				r := mustRecord(t, name, version{1 + sequence/4, 1 + sequence%4}, report)
 				messages = append(messages, news{r}, relay{time.Millisecond, r}, heartbeat{name, r.version})
 				if told != nil && told.boot == r.boot {
 					c, ok := diff(told.report, r.report)

@@ -176,8 +176,10 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": hold_time "1 minute" is no duration: write 500ms, 1s or 1m`},
 		{"a switch that is neither on nor off", "ttl_security: true", "ttl_security: yes",
 			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": ttl_security "yes" is neither true nor false: write one of them, without quotes`},
-		{"BFD", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {interval: 100ms}",
-			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd is not supported yet: remove it, the router then notices a dead node after hold_time`},
+		{"BFD too fast to be met", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {interval: 5ms}",
+			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd.interval "5ms" is out of range: give a duration from 10ms to 1m0s`},
+		{"BFD that no packet may miss", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {multiplier: 0}",
+			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd.multiplier 0 is out of range: give a number from 1 to 255`},
 
 		// http and admin
 		{"http without an address", "listen: 127.0.0.1:9870", `listen: ":9870"`,

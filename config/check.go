@@ -152,7 +152,10 @@ func (c *checker) peer(s peerEntry) Peer {
 	if path, ok := want(c.report, s.PasswordFile, "", parseText); ok && path != "" {
 		peer.Password = c.password(s.PasswordFile, path)
 	}
-	c.unserved(s.BFD, "remove it, the router then notices a dead node after hold_time")
+	if s.BFD.state == given {
+		peer.BFD.Interval, _ = want(c.report, s.BFD.Interval, 300*time.Millisecond, lasting(10*time.Millisecond, time.Minute))
+		peer.BFD.Multiplier, _ = want(c.report, s.BFD.Multiplier, 3, between(1, 255))
+	}
 	return peer
 }
 

@@ -69,6 +69,14 @@ type Peer struct {
 	HoldTime    time.Duration // whole seconds
 	Password    string        // of TCP MD5; empty is none
 	TTLSecurity bool
+	BFD         BFD
+}
+
+// BFD is how often and how much is asked of a peer's BFD. The zero value: there is
+// none.
+type BFD struct {
+	Interval   time.Duration
+	Multiplier int
 }
 
 // HTTP is where health endpoint, metrics, console and API are served.

@@ -87,7 +87,6 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 func TestParseRefusesWhatIsNotBuiltYetByName(t *testing.T) {
 	_, err := Parse("halfproxy.yaml", read(t, "testdata/contract-whole.yaml"))
 	wantErrors(t, err, `
-halfproxy.yaml:27: bgp.peers[0] "10.0.1.254": bfd is not supported yet: remove it, the router then notices a dead node after hold_time
 halfproxy.yaml:49: services[0] "web": check.via "vip" is not supported yet: use direct, and let the backends answer on their own addresses
 halfproxy.yaml:66: services[1] "dns": check.type "dns" is not supported yet: use tcp or http
 halfproxy.yaml:66: services[1] "dns": check.query is not supported yet: remove it and use type tcp or http
@@ -179,6 +178,8 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Cluster.Size }, 3},
 		{"a limit", "forward: l2", "forward: l2\n    limit: {packets: 5, burst: 7, ipv6_prefix: 56}",
 			func(c Config) any { return c.Services[0].Limit }, lb.Limit{Packets: 5, Burst: 7, Prefix4: 32, Prefix6: 56}},
+		{"BFD by its defaults", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {}",
+			func(c Config) any { return c.BGP.Peers[0].BFD }, BFD{300 * time.Millisecond, 3}},
 		{"some observers", "fall: 3", "fall: 3\n      observers: 2",
 			func(c Config) any { return c.Services[0].Observers }, 2},
 		{"a longer partition_hold", "  size: 3 ", "  size: 3\n  partition_hold: 1m ",

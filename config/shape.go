@@ -45,12 +45,18 @@ type bgpSection struct {
 
 type peerEntry struct {
 	section
-	Address      value    `yaml:"address"`       // required
-	ASN          value    `yaml:"asn"`           // required
-	HoldTime     value    `yaml:"hold_time"`     // whole seconds, at least 3; default: 9s
-	PasswordFile value    `yaml:"password_file"` // TCP MD5 (RFC 2385); default: none
-	TTLSecurity  value    `yaml:"ttl_security"`  // GTSM (RFC 5082), must be on at both ends; default: false
-	BFD          unserved `yaml:"bfd"`
+	Address      value      `yaml:"address"`       // required
+	ASN          value      `yaml:"asn"`           // required
+	HoldTime     value      `yaml:"hold_time"`     // whole seconds, at least 3; default: 9s
+	PasswordFile value      `yaml:"password_file"` // TCP MD5 (RFC 2385); default: none
+	TTLSecurity  value      `yaml:"ttl_security"`  // GTSM (RFC 5082), must be on at both ends; default: false
+	BFD          bfdSection `yaml:"bfd"`           // left out: none
+}
+
+type bfdSection struct {
+	section
+	Interval   value `yaml:"interval"`   // between packets, 10ms to 1m; default: 300ms
+	Multiplier value `yaml:"multiplier"` // packets lost in a row that mean that the peer is gone, 1 to 255; default: 3
 }
 
 type httpSection struct {

@@ -136,7 +136,7 @@ func TestAMinorityFreezesAndAMajorityGoesOn(t *testing.T) {
 	waitNextHops(t, l, "lb1", "lb2", "lb3") // silence withdraws nothing
 
 	mend()
-	eventually(t, l, 15*time.Second, "all agree", func(n *Node, s admin.Status) bool {
+	eventually(t, l, 15*time.Second, "all agree", func(_ *Node, s admin.Status) bool {
 		return !s.Cluster.Frozen && s.Cluster.InSight == 3 && s.Services[0].Backends[0].State == "down"
 	})
 }

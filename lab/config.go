@@ -46,7 +46,7 @@ bgp:
   asn: {{.ASN}}
   router_id: {{.RouterID}}
   peers:
-    - {address: {{.Router}}, asn: {{.RouterASN}}, hold_time: {{.HoldTime}}}
+    - {address: {{.Router}}, asn: {{.RouterASN}}, hold_time: {{.HoldTime}}{{if .BFD}}, bfd: {interval: {{.BFD}}, multiplier: 3}{{end}}}
 http:
   listen: {{.HTTP}}
 admin:
@@ -134,7 +134,7 @@ func (l *Lab) writeConfig(i int) error {
 		"ASN": nodeASN, "RouterID": n.V4, "Router": routerAddrs.V4, "RouterASN": routerASN, "HoldTime": holdTime,
 		"HTTP": httpListen, "Socket": n.Socket,
 		"Services": services, "Port": servicePort, "Forward": l.options.Forward,
-		"Interval": checkInterval, "Timeout": checkTimeout, "Rise": rise, "Fall": fall,
+		"BFD": l.options.bfd(), "Interval": checkInterval, "Timeout": checkTimeout, "Rise": rise, "Fall": fall,
 	})
 	return errors.Join(err, f.Close())
 }

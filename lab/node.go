@@ -2,14 +2,17 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
 
 	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/bfd"
 	"github.com/halfproxy/halfproxy/internal/netns"
 )
 
@@ -140,8 +143,10 @@ func (n *Node) dismiss() *process {
 }
 
 func (n *Node) stop() error {
+	var err error
 	if p := n.dismiss(); p != nil {
-		return p.stop()
+		err = p.stop()
 	}
-	return nil
+	// It outlives a node that was killed.
+	return errors.Join(err, bfd.Bye(strings.TrimSuffix(n.Socket, ".sock")+"-bfd.sock"))
 }

@@ -26,6 +26,8 @@ type Options struct {
 	Nodes, Backends int        // 3 and 3 if not given
 	Router          string     // Embedded if not given
 	Forward         lb.Forward // the way from the nodes to the backends
+	// BFD has nodes and router, FRR or BIRD, watch each other every 100 ms.
+	BFD bool
 	// Binary is halfproxy itself, for the nodes and the embedded router: the
 	// running program if not given.
 	Binary string
@@ -35,6 +37,14 @@ type Options struct {
 	// and logs. It is below /run and named after Prefix if not given.
 	Dir string
 	Log *slog.Logger // none if not given
+}
+
+// bfd is the interval of BFD as files have it; empty: there is none.
+func (o Options) bfd() string {
+	if o.BFD {
+		return "100ms"
+	}
+	return ""
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -62,6 +72,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if !slices.Contains([]string{Embedded, FRR, BIRD}, o.Router) {
 		errs = append(errs, fmt.Errorf("router %q is unknown: use %s, %s or %s", o.Router, Embedded, FRR, BIRD))
+	}
+	if o.BFD && o.Router == Embedded {
+		errs = append(errs, errors.New("the embedded router speaks no BFD: take frr or bird"))
 	}
 	if os.Geteuid() != 0 {
 		errs = append(errs, errors.New("network namespaces need root: run it with sudo"))

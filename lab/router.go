@@ -20,6 +20,14 @@ var (
 	frrConf = template.Must(template.New("frr.conf").Parse(`frr defaults datacenter
 hostname router
 log stdout
+{{if .BFD}}
+bfd
+ profile lb
+  transmit-interval 100
+  receive-interval 100
+ exit
+exit
+{{end -}}
 ! FRR 8.4 loses members of kernel nexthop groups after a link flap (FRR issue 12239).
 no zebra nexthop kernel enable
 !
@@ -45,6 +53,9 @@ router bgp {{.ASN}}
  neighbor LB timers 1 3
  neighbor LB timers connect 1
  neighbor LB advertisement-interval 0
+{{- if .BFD}}
+ neighbor LB bfd profile lb
+{{- end}}
 {{- range .Nodes}}
  neighbor {{.V4}} peer-group LB
 {{- end}}
@@ -62,6 +73,9 @@ exit
 	birdConf = template.Must(template.New("bird.conf").Parse(`log stderr all;
 router id {{.Addrs.V4}};
 protocol device {}
+{{- if .BFD}}
+protocol bfd { interface "eth1" { min rx interval 100 ms; min tx interval 100 ms; idle tx interval 1 s; multiplier 3; }; }
+{{- end}}
 protocol kernel k4 { merge paths yes limit {{len .Nodes}}; ipv4 { import none; export all; }; }
 protocol kernel k6 { merge paths yes limit {{len .Nodes}}; ipv6 { import none; export all; }; }
 
@@ -78,6 +92,9 @@ filter vips6 {
 }
 template bgp lb {
 	local as {{.ASN}};
+{{- if .BFD}}
+	bfd on;
+{{- end}}
 	hold time 3; keepalive time 1; startup hold time 3;
 	connect delay time 1; connect retry time 1; error wait time 1, 5;
 	ipv4 { import filter vips4; export none; };
@@ -168,7 +185,7 @@ func (l *Lab) routerConf(t *template.Template) (string, error) {
 	var conf strings.Builder
 	err := t.Execute(&conf, map[string]any{
 		"Addrs": routerAddrs, "VIPs": VIPs, "Nodes": l.nodes,
-		"ASN": routerASN, "NodeASN": nodeASN, "Families": []string{"ipv4", "ipv6"},
+		"ASN": routerASN, "NodeASN": nodeASN, "Families": []string{"ipv4", "ipv6"}, "BFD": l.options.bfd(),
 	})
 	return conf.String(), err
 }

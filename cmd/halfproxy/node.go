@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/bfd"
 	"github.com/halfproxy/halfproxy/bgp"
 	"github.com/halfproxy/halfproxy/cluster"
 	"github.com/halfproxy/halfproxy/config"
@@ -54,6 +55,7 @@ type node struct {
 	checker   *health.Checker
 	members   *cluster.Cluster // nil where the node stands alone
 	speaker   *bgp.Speaker     // nil where nothing is announced
+	bfd       *bfd.Client      // likewise
 	control   *control.Controller
 	admin     *admin.Server
 
@@ -128,6 +130,11 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 			return nil, err
 		}
 		controls.Announcer = n.speaker
+		n.bfd = bfd.NewClient(bfdSocket(cfg), func() error { return startBFD(bfdSocket(cfg)) }, log)
+		registry.MustRegister(n.bfd)
+		if err := n.bfd.SetPeers(bfdPeers(cfg)); err != nil {
+			return nil, err
+		}
 	}
 	n.control = control.New(controls)
 	if err := n.dataplane.Attach(); err != nil {
@@ -164,6 +171,8 @@ func (n *node) run(ctx context.Context) error {
 	}
 	if n.speaker != nil {
 		start("bgp", n.speaker.Run)
+		start("bfd", n.bfd.Run)
+		start("bfd and bgp", n.watchBFD)
 	}
 
 	select {
@@ -176,6 +185,9 @@ func (n *node) run(ctx context.Context) error {
 		select {
 		case <-life.Done():
 		case <-time.After(linger):
+		}
+		if n.bfd != nil {
+			n.bfd.End()
 		}
 		end()
 	}
@@ -271,6 +283,9 @@ func (n *node) reload(ctx context.Context) error {
 		if err := n.speaker.SetPeers(ctx, peers(cfg)); err != nil {
 			return fmt.Errorf("change bgp.peers: %w", err)
 		}
+		if err := n.bfd.SetPeers(bfdPeers(cfg)); err != nil {
+			return fmt.Errorf("change bgp.peers: %w", err)
+		}
 	}
 	if err := n.dataplane.Deny(cfg.Denied); err != nil {
 		return fmt.Errorf("change node.deny_file: %w", err)
@@ -317,7 +332,7 @@ var xdpModes = map[string]xdp.Mode{
 func peers(cfg config.Config) []bgp.Peer {
 	peers := make([]bgp.Peer, len(cfg.BGP.Peers))
 	for i, p := range cfg.BGP.Peers {
-		peers[i] = bgp.Peer(p)
+		peers[i] = bgp.Peer{Address: p.Address, ASN: p.ASN, HoldTime: p.HoldTime, Password: p.Password, TTLSecurity: p.TTLSecurity}
 	}
 	return peers
 }

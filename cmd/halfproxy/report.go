@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -73,9 +74,10 @@ func (n *node) status() admin.Status {
 		s.Services = append(s.Services, out)
 	}
 	if n.speaker != nil {
+		sessions := n.bfdStates(cfg)
 		for _, p := range n.speaker.Peers() {
 			s.BGP = append(s.BGP, admin.Peer{
-				Address: p.Peer, ASN: p.ASN, State: p.State, Since: p.Since, BFD: "off",
+				Address: p.Peer, ASN: p.ASN, State: p.State, Since: p.Since, BFD: cmp.Or(sessions[p.Peer], "off"),
 				Announced: p.Announced, LastError: p.LastError,
 			})
 		}

@@ -1,0 +1,79 @@
+package lab
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/halfproxy/halfproxy/admin"
+)
+
+// A node's link is cut, which tells the router nothing: without BFD it would send to
+// the node for the hold time of 3 s.
+func TestBFDTakesADeadNodesRoutesAwayInTime(t *testing.T) {
+	for _, router := range []string{FRR, BIRD} {
+		t.Run(router, func(t *testing.T) {
+			l := start(t, Options{Router: router, BFD: true})
+			bfdIs := func(state string) func(*Node, admin.Status) bool {
+				return func(_ *Node, s admin.Status) bool { return len(s.BGP) == 1 && s.BGP[0].BFD == state }
+			}
+			eventually(t, l, 10*time.Second, "BFD is up", bfdIs("up"))
+			time.Sleep(time.Second) // intervals are agreed on
+
+			victim := l.Nodes()[1]
+			if err := victim.CutLink(); err != nil {
+				t.Fatal(err)
+			}
+			cut := time.Now()
+			waitNextHops(t, l, "lb1", "lb3")
+			took := time.Since(cut)
+			t.Logf("routes gone after %v", took.Round(time.Millisecond))
+			if took > time.Second {
+				t.Errorf("routes gone after %v, want well below the hold time of %v", took, holdTime)
+			}
+			if s, err := victim.Status(t.Context()); err != nil || s.BGP[0].BFD != "down" || s.BGP[0].State == "established" {
+				t.Errorf("the cut node: got %+v, %v, want BFD down and with it BGP", s.BGP, err)
+			}
+			if err := victim.MendLink(); err != nil {
+				t.Fatal(err)
+			}
+			settle(t, l)
+			eventually(t, l, 10*time.Second, "BFD is up again", bfdIs("up"))
+
+			// The node dies and returns; who keeps its BFD session does not notice.
+			node := l.Nodes()[0]
+			before := bfdProcess(t, node)
+			if err := node.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if err := node.Start(); err != nil {
+				t.Fatal(err)
+			}
+			settle(t, l)
+			eventually(t, l, 5*time.Second, "BFD is up", bfdIs("up"))
+			if after := bfdProcess(t, node); after != before {
+				t.Errorf("process %s keeps the BFD session of the node that returned, want %s as before", after, before)
+			}
+		})
+	}
+}
+
+// bfdProcess is the ID of the process that keeps the node's BFD session.
+func bfdProcess(t *testing.T, n *Node) string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := strings.TrimSuffix(n.Socket, ".sock") + "-bfd.sock"
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		if err == nil && strings.Contains(string(line), "\x00bfd\x00--socket\x00"+socket) {
+			return filepath.Base(filepath.Dir(file))
+		}
+	}
+	t.Fatalf("no process keeps a BFD session for %s", n.Name)
+	return ""
+}
