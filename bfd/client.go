@@ -46,11 +46,7 @@ func NewClient(socket string, spawn func() error, log *slog.Logger) *Client {
 
 // SetPeers makes peers the whole set of sessions there are to be. It does not wait.
 func (c *Client) SetPeers(peers []Peer) error {
-	var errs []error
-	for _, p := range peers {
-		errs = append(errs, p.Validate())
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := validate(peers); err != nil {
 		return err
 	}
 	c.mu.Lock()

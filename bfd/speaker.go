@@ -59,6 +59,14 @@ func (p Peer) Validate() error {
 	return errors.Join(errs...)
 }
 
+func validate(peers []Peer) error {
+	var errs []error
+	for _, p := range peers {
+		errs = append(errs, p.Validate())
+	}
+	return errors.Join(errs...)
+}
+
 // Status is how a session stands.
 type Status struct {
 	Address   netip.Addr
@@ -110,11 +118,7 @@ func NewSpeaker(log *slog.Logger) *Speaker {
 // another timing negotiates it anew without going down, one that is missing says that
 // it is administratively down and ends.
 func (s *Speaker) SetPeers(peers []Peer) error {
-	var errs []error
-	for _, p := range peers {
-		errs = append(errs, p.Validate())
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := validate(peers); err != nil {
 		return err
 	}
 	s.mu.Lock()
