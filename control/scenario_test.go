@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,7 +105,10 @@ func play(t *testing.T, scenario string) string {
 
 // world is lb1 with everything around it faked.
 type world struct {
-	t        *testing.T
+	t *testing.T
+
+	// What happens and what the node asks may fall on the same instant.
+	mu       sync.Mutex
 	size     int
 	services []lb.Service
 	members  map[string]*lb.Record
@@ -157,11 +161,13 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 // wait lets time pass, with news every 100 ms.
 func (w *world) wait(d time.Duration) {
 	for ; d > 0; d -= 100 * time.Millisecond {
+		w.mu.Lock()
 		for name, r := range w.members {
 			if !w.silent[name] {
 				r.Heard = time.Now()
 			}
 		}
+		w.mu.Unlock()
 		w.control.Wake()
 		time.Sleep(min(d, 100*time.Millisecond))
 		synctest.Wait()
@@ -211,11 +217,11 @@ func (w *world) happen(line string) {
 		}
 		w.wait(d)
 	case strings.HasPrefix(line, "data plane"):
-		w.applyFails = rest("data plane fails")
+		w.set(&w.applyFails, rest("data plane fails"))
 	case strings.HasPrefix(line, "program is"):
-		w.attached = rest("program is gone")
+		w.set(&w.attached, rest("program is gone"))
 	case strings.HasPrefix(line, "announcer"):
-		w.tellFails = rest("announcer fails")
+		w.set(&w.tellFails, rest("announcer fails"))
 	case len(words) > 1:
 		w.member(words[0], strings.Join(words[1:], " "), words[2:])
 	default:
@@ -223,7 +229,15 @@ func (w *world) happen(line string) {
 	}
 }
 
+func (w *world) set(fault *error, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*fault = err
+}
+
 func (w *world) member(name, does string, words []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	r, ok := w.members[name]
 	if !ok {
 		r = &lb.Record{Member: name}
@@ -349,11 +363,13 @@ func (w *world) number(s string) int {
 // seen tells what was done since it was last asked, and how things stand.
 func (w *world) seen() string {
 	var out strings.Builder
+	w.mu.Lock()
 	for _, call := range w.calls {
 		fmt.Fprintln(&out, call)
 	}
-	out.Write(w.log.Bytes())
 	w.calls = nil
+	w.mu.Unlock()
+	out.Write(w.log.Bytes())
 	w.log.Reset()
 
 	st := w.control.Status()
@@ -390,6 +406,8 @@ func (w *world) seen() string {
 // What follows makes world all that the controller acts on.
 
 func (w *world) Apply(_ context.Context, tables []lb.Table) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	words := []string{"tables"}
 	for _, t := range tables {
 		var used []string
@@ -418,9 +436,15 @@ func (w *world) Apply(_ context.Context, tables []lb.Table) error {
 	return w.applyFails
 }
 
-func (w *world) Attached() error { return w.attached }
+func (w *world) Attached() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.attached
+}
 
 func (w *world) Announce(_ context.Context, vips []netip.Prefix) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	words := []string{"routes"}
 	for _, vip := range vips {
 		words = append(words, vip.String())
@@ -435,9 +459,15 @@ func (w *world) Announce(_ context.Context, vips []netip.Prefix) error {
 	return w.tellFails
 }
 
-func (w *world) Publish(r lb.Report) { w.report = r }
+func (w *world) Publish(r lb.Report) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.report = r
+}
 
 func (w *world) Records() []lb.Record {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	var records []lb.Record
 	for _, name := range slices.Sorted(maps.Keys(w.members)) {
 		r := *w.members[name]
@@ -455,4 +485,8 @@ func (w *world) Records() []lb.Record {
 
 func (w *world) SetTargets([]lb.Target) {}
 
-func (w *world) Observations() []lb.Observation { return w.members["lb1"].Report.Observations }
+func (w *world) Observations() []lb.Observation {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.members["lb1"].Report.Observations
+}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -31,18 +32,19 @@ func TestAMassFailureCostsFewTables(t *testing.T) {
 
 		begin := time.Now()
 		for at := 0; at < len(names); at += 10 {
+			w.mu.Lock()
 			for _, m := range []string{"lb1", "lb2", "lb3"} {
 				r := &w.members[m].Report
-				for i, o := range r.Observations {
-					if i >= at && i < at+10 {
-						o.State = lb.Down
-						r.Observations[i] = o
-					}
+				r.Observations = slices.Clone(r.Observations) // the node may still read the old ones
+				for i := at; i < at+10; i++ {
+					r.Observations[i].State = lb.Down
 				}
 				w.members[m].Heard = time.Now()
 			}
+			w.mu.Unlock()
 			w.control.Wake()
 			time.Sleep(10 * time.Millisecond)
+			synctest.Wait()
 		}
 		var last time.Duration
 		for range 30 {

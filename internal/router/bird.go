@@ -45,6 +45,10 @@ func startBIRD(ns *netns.NS, dir, conf string) (*BIRD, error) {
 	if err := os.WriteFile(file, []byte(conf), 0o644); err != nil {
 		return nil, err
 	}
+	// BIRD may take commands for a moment before it has read its configuration.
+	if _, err := control(bird, "-p", "-c", file); err != nil {
+		return nil, err
+	}
 	b := &BIRD{birdc: birdc, socket: filepath.Join(dir, "bird.ctl")}
 	b.bird, err = start(ns, filepath.Join(dir, "bird.log"), []string{b.socket}, bird,
 		"-f", "-c", file, "-s", b.socket, "-P", filepath.Join(dir, "bird.pid"))
