@@ -368,7 +368,7 @@ func TestParseRefuses(t *testing.T) {
 		{"a path with a blank", "path: /healthz", "path: /health z",
 			`halfproxy.yaml:47: services[0] "web": check.path "/health z" is no path of a request: begin it with / and percent-encode what is not plain ASCII`},
 		{"a way that there is not", "{type: tcp, via: direct}", "{type: tcp, via: ipip}",
-			`halfproxy.yaml:65: services[1] "dns": check.via "ipip" is unknown: choose direct`},
+			`halfproxy.yaml:65: services[1] "dns": check.via "ipip" is unknown: choose vip or direct`},
 		{"a timeout as long as the interval", "timeout: 500ms", "timeout: 1s",
 			`halfproxy.yaml:51: services[0] "web": check.timeout "1s" is not shorter than interval 1s: a probe must be over before the next begins`},
 		{"a timeout that is longer than the default interval", "      interval: 1s\n      timeout: 500ms", "      timeout: 2s",

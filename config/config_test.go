@@ -56,7 +56,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 					{Name: "web2", Address: netip.MustParseAddr("10.0.1.12"), Weight: 50},
 				},
 				Check: lb.Check{
-					Type: lb.CheckHTTP, Port: 80, Path: "/healthz",
+					Type: lb.CheckHTTP, Via: lb.ViaVIP, Port: 80, Path: "/healthz",
 					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 				},
 				MinHealthy: lb.Quorum{Value: 1},
@@ -87,10 +87,8 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 func TestParseRefusesWhatIsNotBuiltYetByName(t *testing.T) {
 	_, err := Parse("halfproxy.yaml", read(t, "testdata/contract-whole.yaml"))
 	wantErrors(t, err, `
-halfproxy.yaml:49: services[0] "web": check.via "vip" is not supported yet: use direct, and let the backends answer on their own addresses
 halfproxy.yaml:66: services[1] "dns": check.type "dns" is not supported yet: use tcp or http
 halfproxy.yaml:66: services[1] "dns": check.query is not supported yet: remove it and use type tcp or http
-halfproxy.yaml:66: services[1] "dns": check.via "vip" is not supported yet: use direct, and let the backends answer on their own addresses
 `)
 }
 
@@ -119,7 +117,7 @@ services:
 			Forward:  lb.L2,
 			Backends: []lb.Backend{{Name: "web1", Address: netip.MustParseAddr("10.0.1.11"), Weight: 100}},
 			Check: lb.Check{
-				Type: lb.CheckTCP, Port: 443,
+				Type: lb.CheckTCP, Via: lb.ViaVIP, Port: 443,
 				Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 			},
 			MinHealthy: lb.Quorum{Value: 1},

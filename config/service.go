@@ -292,7 +292,9 @@ func (c *checker) check(s serviceEntry, ports []lb.Port) lb.Check {
 		c.at(s.Check.Path.place, "%s is of no use to type tcp: remove it, or set type: http", s.Check.Path)
 	}
 	c.unserved(s.Check.Query, "remove it and use type tcp or http")
-	want(c.report, s.Check.Via, "direct", later([]string{"vip"}, "use direct, and let the backends answer on their own addresses", oneOf("direct")))
+	if via, _ := want(c.report, s.Check.Via, "vip", oneOf("vip", "direct")); via == "vip" {
+		check.Via = lb.ViaVIP
+	}
 
 	port, ok := want(c.report, s.Check.Port, 0, between(1, 65535))
 	if i := slices.IndexFunc(ports, func(p lb.Port) bool { return p.Protocol == lb.TCP && p.Last == 0 }); port == 0 && i >= 0 {

@@ -22,6 +22,7 @@ const maxProbes = 4096
 
 // Config is what a Checker needs from its surroundings.
 type Config struct {
+	DialVIP    DialVIP               // nil: no target is asked at a VIP
 	Log        *slog.Logger          // nil: no logs
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -53,6 +54,9 @@ type target struct {
 	// timeout just below the interval may end late by as much. Leaving it
 	// out would double the time to see that a backend is dead.
 	overdue bool
+	// turn is the VIP that is asked for. After a success it is the next one's
+	// turn; one that failed stays until it answers.
+	turn int
 
 	tally
 	since    time.Time // of the state
@@ -82,7 +86,7 @@ func New(cfg Config) *Checker {
 	return &Checker{
 		log:     log.With("part", "health"),
 		metrics: newMetrics(cfg.Registerer),
-		probe:   newProber().probe,
+		probe:   newProber(cfg.DialVIP).probe,
 		changes: make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
 		targets: make(map[lb.TargetID]*target),
@@ -238,7 +242,7 @@ func (c *Checker) startDue(ctx context.Context, probes *sync.WaitGroup) time.Dur
 func (c *Checker) run(ctx context.Context, t *target) {
 	for again := true; again; {
 		start := time.Now()
-		err := c.probe(ctx, t.Target)
+		err := c.probe(ctx, t.inTurn())
 		var changed bool
 		changed, again = c.finish(ctx, t, err, time.Since(start))
 		switch {
@@ -263,6 +267,8 @@ func (c *Checker) finish(ctx context.Context, t *target, err error, took time.Du
 		if err != nil {
 			t.lastErr = err.Error()
 			t.failures.Inc()
+		} else {
+			t.turn++
 		}
 		if changed = t.count(err == nil, t.Check); changed {
 			t.since = time.Now()
@@ -280,6 +286,15 @@ func (c *Checker) finish(ctx context.Context, t *target, err error, took time.Du
 		c.running--
 	}
 	return changed, again
+}
+
+// inTurn is t with the VIP alone that is to be asked for.
+func (t *target) inTurn() lb.Target {
+	asked := t.Target
+	if n := len(t.VIPs); n > 0 {
+		asked.VIPs = t.VIPs[t.turn%n:][:1]
+	}
+	return asked
 }
 
 // firstDue is soon, but not at once: a node that starts, or a reload that adds

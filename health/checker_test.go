@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -195,6 +196,59 @@ func TestProbeThatOutlastsItsIntervalDelaysTheNextButDoesNotSkipIt(t *testing.T)
 	})
 }
 
+// TestVIPsTakeTurns has one VIP out of three fail: it is found, though each probe
+// asks for one alone, and it holds the backend down until it is back.
+func TestVIPsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var asked []string
+		missing := ""
+		c := New(Config{DialVIP: func(_ context.Context, _, _, _ string, vip netip.AddrPort) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, vip.String())
+			if vip.String() == missing {
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}
+			ours, theirs := net.Pipe()
+			theirs.Close()
+			return ours, nil
+		}})
+		newNetwork().run(t, c)
+		web1 := tcpTarget("web1", lb.Check{Via: lb.ViaVIP, Interval: time.Second, Timeout: time.Second / 2, Rise: 2, Fall: 3})
+		web1.VIPs = []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("203.0.113.64/28"), lb.MustParseVIP("2001:db8::10")}
+		turns := func(from int) []string {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(asked[from:])
+		}
+		c.SetTargets([]lb.Target{web1})
+		time.Sleep(8 * time.Second)
+		state(t, c, web1, lb.Up)
+		one, prefix, six := "203.0.113.10:80", "203.0.113.65:80", "[2001:db8::10]:80"
+		if got, want := turns(0)[:6], []string{one, prefix, six, one, prefix, six}; !slices.Equal(got, want) {
+			t.Errorf("asked %q, want %q", got, want)
+		}
+
+		mu.Lock()
+		missing = six
+		mu.Unlock()
+		// It is its turn within three intervals, and fails three times.
+		time.Sleep(6 * time.Second)
+		state(t, c, web1, lb.Down)
+		n := len(turns(0))
+		time.Sleep(5 * time.Second)
+		if got := turns(n); slices.ContainsFunc(got, func(vip string) bool { return vip != six }) {
+			t.Errorf("asked %q while %s fails", got, six)
+		}
+		mu.Lock()
+		missing = ""
+		mu.Unlock()
+		time.Sleep(3 * time.Second)
+		state(t, c, web1, lb.Up)
+	})
+}
+
 func TestKeptTargetsKeepTheirHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
@@ -207,7 +261,7 @@ func TestKeptTargetsKeepTheirHistory(t *testing.T) {
 
 		c.SetTargets([]lb.Target{web3, web1, web1})
 		after := c.Results()
-		if len(after) != 2 || after[0] != before[0] {
+		if len(after) != 2 || !reflect.DeepEqual(after[0], before[0]) {
 			t.Errorf("results: got %+v, want %+v and one of web3", after, before[0])
 		}
 		state(t, c, web1, lb.Up)

@@ -21,37 +21,37 @@ const maxAnswer = 64 << 10
 // It writes and reads the messages itself as http.Transport detaches its dials
 // from the request's context: those to a silent backend would go on and pile
 // up behind probes that have long timed out.
-func getHTTP(conn net.Conn, addr netip.AddrPort, check lb.Check) error {
-	req, err := http.NewRequest(http.MethodGet, "http://"+hostHeader(addr)+check.Path, nil)
+func getHTTP(conn net.Conn, at endpoint, check lb.Check) error {
+	req, err := http.NewRequest(http.MethodGet, "http://"+hostHeader(at.AddrPort)+check.Path, nil)
 	if err != nil {
-		return fmt.Errorf("ask %s: %w: correct the check's path", addr, err)
+		return fmt.Errorf("ask %s: %w: correct the check's path", at, err)
 	}
 	req.Header.Set("User-Agent", "halfproxy")
 	req.Close = true
 	if err := req.Write(conn); err != nil {
-		return noAnswer(err, addr, check)
+		return noAnswer(err, at, check)
 	}
 
 	limited := &io.LimitedReader{R: conn, N: maxAnswer}
 	resp, err := readResponse(bufio.NewReader(limited), req) //nolint:bodyclose // the caller closes the connection
 	if err != nil {
 		if limited.N == 0 {
-			return fmt.Errorf("headers from %s are longer than %d bytes", addr, maxAnswer)
+			return fmt.Errorf("headers from %s are longer than %d bytes", at, maxAnswer)
 		}
-		return noAnswer(err, addr, check)
+		return noAnswer(err, at, check)
 	}
 	switch status := resp.StatusCode; {
 	case status >= 300 && status <= 399:
-		return fmt.Errorf("http status %d from %s: a redirect is not followed, give the check the path that it leads to", status, addr)
+		return fmt.Errorf("http status %d from %s: a redirect is not followed, give the check the path that it leads to", status, at)
 	case status < 200 || status > 299:
-		return fmt.Errorf("http status %d from %s", status, addr)
+		return fmt.Errorf("http status %d from %s", status, at)
 	}
 
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil && limited.N > 0 {
 		if isTimeout(err) {
-			return fmt.Errorf("answer from %s not complete within %v", addr, check.Timeout)
+			return fmt.Errorf("answer from %s not complete within %v", at, check.Timeout)
 		}
-		return fmt.Errorf("answer from %s breaks off: %w", addr, cause(err))
+		return fmt.Errorf("answer from %s breaks off: %w", at, cause(err))
 	}
 	return nil
 }
@@ -73,14 +73,14 @@ func readResponse(r *bufio.Reader, req *http.Request) (*http.Response, error) {
 	}
 }
 
-func noAnswer(err error, addr netip.AddrPort, check lb.Check) error {
+func noAnswer(err error, at endpoint, check lb.Check) error {
 	var op *net.OpError
 	switch {
 	case isTimeout(err):
-		return fmt.Errorf("no answer from %s within %v", addr, check.Timeout)
+		return fmt.Errorf("no answer from %s within %v", at, check.Timeout)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &op):
-		return fmt.Errorf("connection closed by %s before it answered", addr)
+		return fmt.Errorf("connection closed by %s before it answered", at)
 	}
 	// The cause would quote the answer, which may be of any length.
-	return fmt.Errorf("answer from %s is not http", addr)
+	return fmt.Errorf("answer from %s is not http", at)
 }

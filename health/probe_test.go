@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -175,8 +177,38 @@ func TestProbeSaysWhatTheNetworkDid(t *testing.T) {
 		p := prober{dial: func(context.Context, string, string) (net.Conn, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: tt.err}
 		}}
-		_, err := p.connect(t.Context(), addr, time.Second)
+		_, err := p.connect(t.Context(), lb.Target{Check: lb.Check{Timeout: time.Second}}, endpoint{AddrPort: addr})
 		expect(t, err, "%s", tt.want)
+	}
+}
+
+func TestProbeOfAVIPSaysWhatTheBackendLacks(t *testing.T) {
+	timeout := &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}
+	for _, tt := range []struct {
+		forward lb.Forward
+		err     error
+		want    string
+	}{
+		{lb.L2, timeout, "no connection to vip 203.0.113.10:80 by way of 10.0.1.11 within 300ms: is the vip on its loopback?"},
+		{lb.IPIP, timeout, "no connection to vip 203.0.113.10:80 by way of 10.0.1.11 within 300ms: is the vip on its loopback, and ipip taken off?"},
+		{lb.GUE, timeout, "no connection to vip 203.0.113.10:80 by way of 10.0.1.11 within 300ms: is the vip on its loopback, and gue taken off?"},
+		{lb.L2, unix.ECONNREFUSED, "connection refused by vip 203.0.113.10:80 by way of 10.0.1.11 after *"},
+		{lb.L2, unix.EHOSTUNREACH, "10.0.1.11 passes on what is for vip 203.0.113.10, after *: put it on its loopback"},
+		{lb.L2, errors.New("no way"), "connect to vip 203.0.113.10:80 by way of 10.0.1.11: no way"},
+	} {
+		var asked []string
+		p := newProber(func(_ context.Context, network, service, backend string, vip netip.AddrPort) (net.Conn, error) {
+			asked = append(asked, network, service, backend, vip.String())
+			return nil, tt.err
+		})
+		err := p.probe(t.Context(), lb.Target{
+			Service: "web", Backend: "web1", Address: netip.MustParseAddr("10.0.1.11"), Forward: tt.forward, VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10")},
+			Check: lb.Check{Via: lb.ViaVIP, Port: 80, Timeout: 300 * time.Millisecond},
+		})
+		expect(t, err, "%s", tt.want)
+		if want := []string{"tcp", "web", "web1", "203.0.113.10:80"}; !slices.Equal(asked, want) {
+			t.Errorf("dialled %q, want %q", asked, want)
+		}
 	}
 }
 
@@ -190,7 +222,7 @@ func TestProbeEndsWithItsContext(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(50*time.Millisecond, cancel)
 			start := time.Now()
-			err := newProber().probe(ctx, lb.Target{
+			err := newProber(nil).probe(ctx, lb.Target{
 				Address: addr.Addr(),
 				Check:   lb.Check{Type: typ, Port: addr.Port(), Path: "/", Timeout: time.Minute},
 			})
@@ -215,7 +247,7 @@ func FuzzHTTPAnswer(f *testing.F) {
 				theirs.Write(answer)
 			}
 		}()
-		err := getHTTP(ours, netip.MustParseAddrPort("192.0.2.11:80"), lb.Check{Path: "/", Timeout: time.Second})
+		err := getHTTP(ours, endpoint{AddrPort: netip.MustParseAddrPort("192.0.2.11:80")}, lb.Check{Path: "/", Timeout: time.Second})
 		if err != nil && len(err.Error()) > 200 {
 			t.Errorf("an error of %d bytes quotes the answer: %.200q", len(err.Error()), err.Error())
 		}
@@ -224,7 +256,7 @@ func FuzzHTTPAnswer(f *testing.F) {
 
 // ask makes one probe with a timeout of 300 ms.
 func ask(t *testing.T, typ lb.CheckType, addr netip.AddrPort, path string) error {
-	return newProber().probe(t.Context(), lb.Target{
+	return newProber(nil).probe(t.Context(), lb.Target{
 		Address: addr.Addr(),
 		Check:   lb.Check{Type: typ, Port: addr.Port(), Path: path, Timeout: 300 * time.Millisecond},
 	})

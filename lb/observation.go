@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -14,6 +15,9 @@ type Target struct {
 	Backend string
 	Address netip.Addr
 	Check   Check
+	// VIPs and Forward are the service's, where the probe goes to a VIP.
+	VIPs    []VIP
+	Forward Forward
 	// Observers is how many members are to ask; 0: everyone. It is no part of the
 	// question.
 	Observers int
@@ -24,6 +28,9 @@ func (s Service) Targets() []Target {
 	targets := make([]Target, len(s.Backends))
 	for i, b := range s.Backends {
 		targets[i] = Target{Service: s.Name, Backend: b.Name, Address: b.Address, Check: s.Check, Observers: s.Observers}
+		if s.Check.Via == ViaVIP {
+			targets[i].VIPs, targets[i].Forward = s.VIPs, s.Forward
+		}
 	}
 	return targets
 }
@@ -32,8 +39,10 @@ func (s Service) Targets() []Target {
 // and differs as soon as anything about the target does: nobody's observation
 // is taken for an answer to a question that was not asked.
 func (t Target) ID() TargetID {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %s %s %d %q %d %d %d %d", t.Service, t.Backend, t.Address,
-		t.Check.Type, t.Check.Port, t.Check.Path, t.Check.Interval, t.Check.Timeout, t.Check.Rise, t.Check.Fall))
+	vips := slices.SortedFunc(slices.Values(t.VIPs), VIP.Compare)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %s %s %s %d %q %d %d %d %d %s %s", t.Service, t.Backend, t.Address,
+		t.Check.Type, t.Check.Via, t.Check.Port, t.Check.Path, t.Check.Interval, t.Check.Timeout, t.Check.Rise, t.Check.Fall,
+		vips, t.Forward))
 	return TargetID(binary.BigEndian.Uint64(sum[:8]))
 }
 

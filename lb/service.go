@@ -188,10 +188,32 @@ func (t CheckType) String() string {
 	return fmt.Sprintf("check-%d", uint8(t))
 }
 
+// Via is the way that a probe takes to its backend.
+type Via uint8
+
+const (
+	// ViaDirect is to the backend's own address, as any other connection.
+	ViaDirect Via = iota
+	// ViaVIP is to a VIP of the service, by way of the one backend: rewritten or
+	// encapsulated as the service's packets are.
+	ViaVIP
+)
+
+func (v Via) String() string {
+	switch v {
+	case ViaDirect:
+		return "direct"
+	case ViaVIP:
+		return "vip"
+	}
+	return fmt.Sprintf("via-%d", uint8(v))
+}
+
 // Check tells how the health of a service's backends is probed. It is
 // comparable: equal checks of one backend are the same check.
 type Check struct {
 	Type CheckType
+	Via  Via
 	Port uint16
 	Path string // of the http request
 

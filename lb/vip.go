@@ -34,6 +34,15 @@ func MustParseVIP(s string) VIP {
 // AddrVIP is the VIP of a single address.
 func AddrVIP(a netip.Addr) VIP { return VIP{netip.PrefixFrom(a, a.BitLen())} }
 
+// Sample is an address of v to ask for: of a prefix the second, as the first
+// may stand for the network itself (RFC 4291, 2.6.1).
+func (v VIP) Sample() netip.Addr {
+	if next := v.Addr().Next(); v.Contains(next) {
+		return next
+	}
+	return v.Addr()
+}
+
 // String writes an address without its length.
 func (v VIP) String() string {
 	if v.IsSingleIP() {

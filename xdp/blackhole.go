@@ -15,6 +15,10 @@ import (
 // crashed are known again. 176 is nobody's in iproute2's rt_protos or FRR.
 const blackholeProtocol = 176
 
+// blackholePriority, the routes' metric, leaves room before them. It is the one
+// that IPv6 routes have that are given none.
+const blackholePriority = 1024
+
 // blackholes keeps a blackhole route for each VIP. Without it a packet for a
 // VIP that the program passes on, or that comes while none is attached, takes
 // the kernel's default route back to where it came from, and again, until its
@@ -42,9 +46,15 @@ func (b *blackholes) look() error {
 			return fmt.Errorf("list blackhole routes: %w", err)
 		}
 		for _, r := range routes {
-			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
-				length, _ := r.Dst.Mask.Size()
+			a, ok := netip.AddrFromSlice(r.Dst.IP)
+			switch length, _ := r.Dst.Mask.Size(); {
+			case !ok:
+			case r.Priority == blackholePriority:
 				there[netip.PrefixFrom(a.Unmap(), length)] = true
+			default: // put there by hand; it would come before what is to come before ours
+				if err := b.netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+					return fmt.Errorf("remove the blackhole route of %s with metric %d: %w", r.Dst, r.Priority, err)
+				}
 			}
 		}
 	}
@@ -100,5 +110,6 @@ func blackhole(vip netip.Prefix) *netlink.Route {
 		Dst:      &net.IPNet{IP: vip.Addr().AsSlice(), Mask: net.CIDRMask(vip.Bits(), vip.Addr().BitLen())},
 		Type:     unix.RTN_BLACKHOLE,
 		Protocol: blackholeProtocol,
+		Priority: blackholePriority,
 	}
 }

@@ -72,6 +72,7 @@ type Dataplane struct {
 	tails      map[uint32]bpfCounter // where the counters of entries given back stood
 	hops       *nextHops
 	blackhole  *blackholes
+	probes     *probes
 	warned     bool // of encapsulation in generic mode
 	denied     map[netip.Prefix]bool
 
@@ -138,6 +139,7 @@ func (d *Dataplane) load(interfaces []string, pin string) error {
 	}
 	d.hops = newNextHops(d.netlink, d.log)
 	d.blackhole = newBlackholes(d.netlink, d.log)
+	d.probes = newProbes(d.netlink, d.log)
 
 	if err := rlimit.RemoveMemlock(); err != nil { // before 5.11 maps count as locked memory
 		return explainLoad(fmt.Errorf("lift the limit of locked memory: %w", err))
@@ -172,7 +174,9 @@ func (d *Dataplane) load(interfaces []string, pin string) error {
 // MAC address is all zeros.
 func (d *Dataplane) place() error {
 	asked := port{ifindex: 1}
+	d.hops.interfaces = nil
 	for i, p := range d.ports {
+		d.hops.interfaces = append(d.hops.interfaces, p.ifindex)
 		if err := p.instance.sit(p.mac, p.ifindex); err != nil {
 			return fmt.Errorf("tell the program of %s: %w", p.name, err)
 		}
@@ -321,7 +325,11 @@ func (d *Dataplane) end(keep bool) error {
 	d.metrics.close()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	errs := []error{d.detach(keep)}
+	var errs []error
+	if d.probes != nil { // nobody probes any more, whatever is kept
+		errs = append(errs, d.probes.clear())
+	}
+	errs = append(errs, d.detach(keep))
 	if d.blackhole != nil && !keep {
 		errs = append(errs, d.blackhole.clear())
 	}

@@ -6,4 +6,5 @@ package xdp
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -type allowance -type path -type range -type slot -type table -type vip_entry bpf bpf/lb.bpf.c -- -O2 -Wall -Wextra -Werror
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel decap bpf/decap.bpf.c -- -O2 -Wall -Wextra -Werror
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel mss bpf/mss.bpf.c -- -O2 -Wall -Wextra -Werror
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types -type probe_end probe bpf/probe.bpf.c -- -O2 -Wall -Wextra -Werror
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel pass bpf/pass.bpf.c -- -O2 -Wall -Wextra -Werror

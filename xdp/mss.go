@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,12 +26,11 @@ type MSSConfig struct {
 }
 
 // MSS is the program of bpf/mss.bpf.c on the interfaces of a backend: a filter
-// at the egress hook of tc, as its more modern ways in are of kernel 6.6.
+// at the egress hook of tc.
 type MSS struct {
 	log     *slog.Logger
 	limit   func(mtu int) MSSLimit
 	objects mssObjects
-	id      int // of the program
 	netlink *netlink.Handle
 	hooks   []*mssHook
 	metrics *mssMetrics
@@ -40,19 +38,16 @@ type MSS struct {
 
 // mssHook is an interface that the program sits on.
 type mssHook struct {
-	name    string
-	ifindex int
-	limit   MSSLimit // that the program has
-	filter  *netlink.BpfFilter
-	qdisc   bool // clsact is there by our doing
+	tcHook
+	limit MSSLimit // that the program has
 }
 
-// mssFilter is the name that our filters are known by, also those that a process
-// left behind when it died, and mssPriority where they stand among others.
-const (
-	mssFilter   = "halfproxy_mss"
-	mssPriority = 176
-)
+// mssFilter is the name of our filters.
+const mssFilter = "halfproxy_mss"
+
+func newMSSHook(link string, ifindex int) *mssHook {
+	return &mssHook{tcHook: tcHook{link: link, ifindex: ifindex, parent: netlink.HANDLE_MIN_EGRESS, name: mssFilter}}
+}
 
 // AttachMSS puts a program on the interfaces that lowers the MSS in the SYN-ACKs
 // of VIPs to Limit. It is on all interfaces or none.
@@ -69,7 +64,7 @@ func AttachMSS(cfg MSSConfig) (*MSS, error) {
 		return nil, err
 	}
 	for _, iface := range found {
-		m.hooks = append(m.hooks, &mssHook{name: iface.Name, ifindex: iface.Index})
+		m.hooks = append(m.hooks, newMSSHook(iface.Name, iface.Index))
 	}
 	if err := m.attach(cfg.Registerer); err != nil {
 		return nil, errors.Join(err, m.Close())
@@ -98,12 +93,7 @@ func loadMSSProgram(cfg MSSConfig) (*MSS, error) {
 }
 
 func (m *MSS) attach(registerer prometheus.Registerer) error {
-	info, err := m.objects.FitMss.Info()
-	if err != nil {
-		return fmt.Errorf("ask for the program that fits the MSS: %w", err)
-	}
-	id, _ := info.ID()
-	m.id = int(id)
+	var err error
 	if m.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
@@ -111,10 +101,10 @@ func (m *MSS) attach(registerer prometheus.Registerer) error {
 		return err
 	}
 	for _, h := range m.hooks {
-		if err := m.attachHook(h); err != nil {
-			return err
+		if err := h.attach(m.netlink, m.objects.FitMss); err != nil {
+			return fmt.Errorf("%w; or set mss to off", err)
 		}
-		m.log.Info("mss fitting attached", "interface", h.name, "ipv4", h.limit.IPv4, "ipv6", h.limit.IPv6)
+		m.log.Info("mss fitting attached", "interface", h.link, "ipv4", h.limit.IPv4, "ipv6", h.limit.IPv6)
 	}
 	if registerer == nil {
 		return nil
@@ -124,74 +114,6 @@ func (m *MSS) attach(registerer prometheus.Registerer) error {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	m.metrics = metrics
-	return nil
-}
-
-func (m *MSS) attachHook(h *mssHook) error {
-	switch err := m.netlink.QdiscAdd(clsact(h.ifindex)); {
-	case err == nil:
-		h.qdisc = true
-	case errors.Is(err, unix.EEXIST):
-	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("add a clsact qdisc to %s: %w: the kernel has none, load its module sch_ingress or set mss to off", h.name, err)
-	default:
-		return fmt.Errorf("add a clsact qdisc to %s: %w", h.name, err)
-	}
-	h.filter = &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: h.ifindex, Parent: netlink.HANDLE_MIN_EGRESS, Handle: netlink.MakeHandle(0, 1),
-			Protocol: unix.ETH_P_ALL, Priority: mssPriority,
-		},
-		Fd: m.objects.FitMss.FD(), Name: mssFilter, DirectAction: true,
-	}
-	if err := m.netlink.FilterAdd(h.filter); err != nil {
-		h.filter = nil
-		if errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("another filter has priority %d at the egress of %s: `tc filter show dev %[2]s egress` shows it, give it another: %w", mssPriority, h.name, err)
-		}
-		return fmt.Errorf("put a filter at the egress of %s: %w", h.name, err)
-	}
-	return nil
-}
-
-func clsact(ifindex int) *netlink.Clsact {
-	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
-		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
-	}}
-}
-
-// ourFilters gives the filters of ours at the egress of an interface, also those
-// of a process that died.
-func ourFilters(h *netlink.Handle, ifindex int) ([]*netlink.BpfFilter, error) {
-	list, err := h.FilterList(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}, netlink.HANDLE_MIN_EGRESS)
-	if err != nil {
-		return nil, fmt.Errorf("list the filters of interface %d: %w", ifindex, err)
-	}
-	var ours []*netlink.BpfFilter
-	for _, f := range list {
-		if f, ok := f.(*netlink.BpfFilter); ok && f.Name == mssFilter {
-			ours = append(ours, f)
-		}
-	}
-	return ours, nil
-}
-
-// removeClsact removes the qdisc if nobody uses it.
-func removeClsact(h *netlink.Handle, ifindex int) error {
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		others, err := h.FilterList(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}, parent)
-		if err != nil {
-			return fmt.Errorf("list the filters of interface %d: %w", ifindex, err)
-		}
-		if len(others) > 0 {
-			return nil
-		}
-	}
-	err := h.QdiscDel(clsact(ifindex))
-	// Somebody removed it, or the interface.
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("remove the clsact qdisc of interface %d: %w", ifindex, err)
-	}
 	return nil
 }
 
@@ -208,18 +130,8 @@ func RemoveLeftMSS() error {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
 	for _, l := range links {
-		index := l.Attrs().Index
-		left, err := ourFilters(h, index)
-		if err != nil {
+		if err := newMSSHook(l.Attrs().Name, l.Attrs().Index).clear(h); err != nil {
 			return err
-		}
-		for _, f := range left {
-			if err := h.FilterDel(f); err != nil {
-				return fmt.Errorf("remove the filter that an earlier process left on %s: %w", l.Attrs().Name, err)
-			}
-			if err := removeClsact(h, index); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
@@ -231,7 +143,7 @@ func (m *MSS) Follow() error {
 	for _, h := range m.hooks {
 		l, err := m.netlink.LinkByIndex(h.ifindex)
 		if err != nil {
-			return fmt.Errorf("ask for the MTU of %s: %w", h.name, err)
+			return fmt.Errorf("ask for the MTU of %s: %w", h.link, err)
 		}
 		if err := m.setLimit(h, m.limit(l.Attrs().MTU)); err != nil {
 			return err
@@ -245,7 +157,7 @@ func (m *MSS) setLimit(h *mssHook, limit MSSLimit) error {
 		return nil
 	}
 	if err := m.objects.MssLimits.Put(uint32(h.ifindex), mssMssLimit{Ipv4: limit.IPv4, Ipv6: limit.IPv6}); err != nil {
-		return fmt.Errorf("enter the mss of %s: %w", h.name, err)
+		return fmt.Errorf("enter the mss of %s: %w", h.link, err)
 	}
 	h.limit = limit
 	return nil
@@ -256,19 +168,14 @@ func (m *MSS) setLimit(h *mssHook, limit MSSLimit) error {
 func (m *MSS) Attached() error {
 	var errs []error
 	for _, h := range m.hooks {
-		there, err := m.isAttached(h)
+		there, err := h.attached(m.netlink)
 		if err != nil {
 			errs = append(errs, err)
 		} else if !there {
-			errs = append(errs, fmt.Errorf("mss fitting is not on %s: its filter was removed: restart", h.name))
+			errs = append(errs, fmt.Errorf("mss fitting is not on %s: its filter was removed: restart", h.link))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (m *MSS) isAttached(h *mssHook) (bool, error) {
-	ours, err := ourFilters(m.netlink, h.ifindex)
-	return slices.ContainsFunc(ours, func(f *netlink.BpfFilter) bool { return f.Id == m.id }), err
 }
 
 // Lowered is how many SYN-ACKs had their MSS lowered.
@@ -289,7 +196,7 @@ func (m *MSS) Close() error {
 	}
 	var errs []error
 	for _, h := range m.hooks {
-		errs = append(errs, m.detachHook(h))
+		errs = append(errs, h.detach(m.netlink))
 	}
 	m.hooks = nil
 	if m.netlink != nil {
@@ -297,27 +204,6 @@ func (m *MSS) Close() error {
 		m.netlink = nil
 	}
 	return errors.Join(append(errs, m.objects.Close())...)
-}
-
-func (m *MSS) detachHook(h *mssHook) error {
-	if h.filter != nil {
-		there, err := m.isAttached(h)
-		if errors.Is(err, unix.ENODEV) {
-			return nil // the interface has gone and taken everything along
-		}
-		if err != nil {
-			return err
-		}
-		if there {
-			if err := m.netlink.FilterDel(h.filter); err != nil {
-				return fmt.Errorf("remove the filter at the egress of %s: %w", h.name, err)
-			}
-		}
-	}
-	if !h.qdisc {
-		return nil
-	}
-	return removeClsact(m.netlink, h.ifindex)
 }
 
 var mssLoweredDesc = prometheus.NewDesc("halfproxy_backend_mss_lowered_total", "SYN-ACKs of a VIP whose MSS was lowered to fit the encapsulation.", nil, nil)

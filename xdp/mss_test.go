@@ -32,7 +32,7 @@ func newMSS(t testing.TB) *MSS {
 			t.Errorf("Close: %v", err)
 		}
 	})
-	must(t, m.setLimit(&mssHook{ifindex: 1}, MSSLimit{IPv4: 1440, IPv6: 1420}))
+	must(t, m.setLimit(newMSSHook("lo", 1), MSSLimit{IPv4: 1440, IPv6: 1420}))
 	return m
 }
 
@@ -334,7 +334,7 @@ func TestMSSOfAProcessThatDiedIsRemoved(t *testing.T) {
 	e := newEgress(t)
 	died, err := e.attach()
 	must(t, err)
-	died.hooks[0].filter, died.hooks[0].qdisc = nil, false // it never comes to remove them
+	died.hooks[0].program, died.hooks[0].qdisc = 0, false // it never comes to remove them
 	must(t, died.Close())
 	e.wants("died", true, mssFilter)
 
@@ -364,7 +364,7 @@ func TestMSSTellsThatItsFilterWasRemovedAndFollowsTheMTU(t *testing.T) {
 	if want := (mssMssLimit{Ipv4: 1340, Ipv6: 1320}); got != want {
 		t.Errorf("limits at MTU 1400: got %+v, want %+v", got, want)
 	}
-	must(t, e.Do(func() error { return netlink.FilterDel(m.hooks[0].filter) }))
+	must(t, e.Do(func() error { return netlink.FilterDel(m.hooks[0].filter()) }))
 	if err := m.Attached(); err == nil || !strings.Contains(err.Error(), "mss fitting is not on eth0") {
 		t.Errorf("Attached without the filter: got %v", err)
 	}

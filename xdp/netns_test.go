@@ -42,7 +42,7 @@ const (
 	prefix4, prefix6 = "10.2.0.64/28", "fd00:2::64:0/112"
 )
 
-func newLAN(t *testing.T, lbMTU int) *lan {
+func newLAN(t testing.TB, lbMTU int) *lan {
 	t.Helper()
 	needRoot(t)
 	l := &lan{}
@@ -105,7 +105,7 @@ func localRoute(prefix string) error {
 
 // plug connects eth0 of ns to a port of the bridge, with the program on it that
 // XDP_TX at the other end needs.
-func (l *lan) plug(t *testing.T, ns *netns.NS, name string, mtu int) {
+func (l *lan) plug(t testing.TB, ns *netns.NS, name string, mtu int) {
 	t.Helper()
 	must(t, ns.Veth("eth0", l.sw, name, mtu))
 	must(t, l.sw.Do(func() error {
@@ -129,7 +129,7 @@ func (l *lan) plug(t *testing.T, ns *netns.NS, name string, mtu int) {
 }
 
 // start is a Dataplane on lb's eth0 that runs until the test ends.
-func (l *lan) start(t *testing.T, mode Mode) *Dataplane {
+func (l *lan) start(t testing.TB, mode Mode) *Dataplane {
 	t.Helper()
 	var d *Dataplane
 	must(t, l.lb.Do(func() (err error) {
@@ -162,7 +162,7 @@ func must(t testing.TB, err error) {
 
 // eventually waits for something that the kernel does in its own time, and not
 // so long that the periodic look at everything would do.
-func eventually(t *testing.T, what string, is func() error) {
+func eventually(t testing.TB, what string, is func() error) {
 	t.Helper()
 	var err error
 	for end := time.Now().Add(resync / 2); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
@@ -174,7 +174,7 @@ func eventually(t *testing.T, what string, is func() error) {
 }
 
 // serve answers each connection to a VIP's port 80 with the name.
-func serve(t *testing.T, ns *netns.NS, name string) {
+func serve(t testing.TB, ns *netns.NS, name string) {
 	t.Helper()
 	l, err := ns.Listen("tcp", ":80")
 	must(t, err)
@@ -219,13 +219,13 @@ func webTable(forward lb.Forward, backend string) lb.Table {
 }
 
 // applyIn applies in lb's namespace, as the process of a node does.
-func (l *lan) apply(t *testing.T, d *Dataplane, tables ...lb.Table) {
+func (l *lan) apply(t testing.TB, d *Dataplane, tables ...lb.Table) {
 	t.Helper()
 	must(t, l.lb.Do(func() error { return d.Apply(context.Background(), tables) }))
 }
 
 // resolved waits until the next hops of all backends are known.
-func resolved(t *testing.T, d *Dataplane) {
+func resolved(t testing.TB, d *Dataplane) {
 	t.Helper()
 	eventually(t, "next hops", func() error {
 		d.mu.Lock()

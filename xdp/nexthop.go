@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -46,11 +47,19 @@ type nextHops struct {
 	netlink *netlink.Handle // nil: no way is ever found
 	log     *slog.Logger
 
+	interfaces []int // that carry VIP traffic
 	links      map[int]netlink.Link
-	neighbours map[neighbour][6]byte // those with a usable MAC address
-	permanent  map[neighbour]bool    // set by an administrator: left alone
-	routes     map[netip.Addr]*route // to every backend's address
-	kept       map[neighbour]bool    // that we had the kernel keep
+	addresses  map[linkFamily]netip.Addr // that the node has on its links, one of each family
+	neighbours map[neighbour][6]byte     // those with a usable MAC address
+	permanent  map[neighbour]bool        // set by an administrator: left alone
+	routes     map[netip.Addr]*route     // to every backend's address
+	kept       map[neighbour]bool        // that we had the kernel keep
+}
+
+// linkFamily is what a link has addresses for.
+type linkFamily struct {
+	ifindex int
+	ipv4    bool
 }
 
 // neighbour is an address on a link.
@@ -68,6 +77,8 @@ type route struct {
 	err    error     // there is no way
 	via    neighbour // the backend itself or a gateway
 	source netip.Addr
+	own4   netip.Addr // addresses of the node to ask VIPs from on this way
+	own6   netip.Addr
 	out    int     // interface it leaves by: of a VLAN the one below
 	vlan   uint16  // tag, as in bpf/types.h; 0: none
 	mac    [6]byte // of the interface that the route names
@@ -107,7 +118,7 @@ func (n *nextHops) leave(b *backend) {
 	}
 }
 
-// read takes in the kernel's links and neighbours.
+// read takes in the kernel's links, addresses and neighbours.
 func (n *nextHops) read() ([]netlink.Link, error) {
 	links, err := n.netlink.LinkList()
 	if err != nil {
@@ -116,6 +127,9 @@ func (n *nextHops) read() ([]netlink.Link, error) {
 	n.links = make(map[int]netlink.Link)
 	for _, l := range links {
 		n.links[l.Attrs().Index] = l
+	}
+	if err := n.readAddresses(); err != nil {
+		return nil, err
 	}
 	clear(n.neighbours)
 	clear(n.permanent)
@@ -129,6 +143,27 @@ func (n *nextHops) read() ([]netlink.Link, error) {
 		}
 	}
 	return links, nil
+}
+
+// readAddresses takes in those that others may reach the node by and that last.
+func (n *nextHops) readAddresses() error {
+	list, err := n.netlink.AddrList(nil, unix.AF_UNSPEC)
+	if err != nil {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	n.addresses = make(map[linkFamily]netip.Addr)
+	const passing = unix.IFA_F_TEMPORARY | unix.IFA_F_DEPRECATED | unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED
+	for _, entry := range list {
+		a, ok := netip.AddrFromSlice(entry.IP)
+		if !ok || !a.Unmap().IsGlobalUnicast() || a.Is6() && entry.Flags&passing != 0 {
+			continue
+		}
+		key := linkFamily{entry.LinkIndex, a.Unmap().Is4()}
+		if !n.addresses[key].IsValid() {
+			n.addresses[key] = a.Unmap()
+		}
+	}
+	return nil
 }
 
 // learn takes in one entry of the neighbour table. It says which one it was and
@@ -197,6 +232,7 @@ func (n *nextHops) look(r *route) {
 	if source, ok := netip.AddrFromSlice(to.Src); ok {
 		r.source = source.Unmap()
 	}
+	r.own4, r.own6 = n.own(r, true), n.own(r, false)
 	r.mac = [6]byte(attrs.HardwareAddr)
 	r.mtu = attrs.MTU
 	if to.MTU > 0 {
@@ -225,6 +261,22 @@ func (n *nextHops) below(link netlink.Link) (ifindex int, vlan uint16, err error
 	return parent.Attrs().Index, vlan, nil
 }
 
+// own is an address of the node that packets of the family may have which leave
+// by r: as the kernel would take, else of the same interface, else of those that
+// carry VIP traffic, else of the loopback device.
+func (n *nextHops) own(r *route, ipv4 bool) netip.Addr {
+	if r.source.IsValid() && r.source.Is4() == ipv4 && r.source.IsGlobalUnicast() {
+		return r.source
+	}
+	const loopback = 1
+	for _, ifindex := range slices.Concat([]int{r.via.ifindex}, n.interfaces, []int{loopback}) {
+		if a := n.addresses[linkFamily{ifindex, ipv4}]; a.IsValid() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
 // keep has the kernel resolve every next hop, and keep it resolved: packets that
 // the program sends are not seen by the neighbour table, which would forget.
 // Kernels before 5.16 know no managed entries and take it as being asked once.
@@ -240,12 +292,8 @@ func (n *nextHops) keep() error {
 		if n.permanent[key] {
 			continue
 		}
-		err := n.netlink.NeighSet(&netlink.Neigh{
-			LinkIndex: key.ifindex, IP: key.address.AsSlice(), Family: family(key.address),
-			Flags: netlink.NTF_USE, FlagsExt: netlink.NTF_EXT_MANAGED,
-		})
-		if err != nil {
-			errs = append(errs, fmt.Errorf("have the kernel keep neighbour %s: %w", key.address, err))
+		if err := n.ask(key); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		n.kept[key] = true
@@ -256,6 +304,18 @@ func (n *nextHops) keep() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ask has the kernel resolve a next hop, and keep it resolved where it can.
+func (n *nextHops) ask(key neighbour) error {
+	err := n.netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: key.ifindex, IP: key.address.AsSlice(), Family: family(key.address),
+		Flags: netlink.NTF_USE, FlagsExt: netlink.NTF_EXT_MANAGED,
+	})
+	if err != nil {
+		return fmt.Errorf("have the kernel keep neighbour %s: %w", key.address, err)
+	}
+	return nil
 }
 
 // drop leaves a neighbour to the kernel again, which resolves it anew if it is
@@ -435,6 +495,7 @@ func (d *Dataplane) pointAll(r *route) {
 			b.problem = problem
 		}
 		d.point(b, hop, path)
+		d.setLane(b, r, hop)
 	}
 }
 
@@ -477,7 +538,9 @@ func (d *Dataplane) refresh() error {
 		d.hops.look(r)
 		d.pointAll(r)
 	}
-	return errors.Join(err, d.hops.keep())
+	err = errors.Join(err, d.hops.keep())
+	d.fitProbes()
+	return err
 }
 
 // watch follows the kernel's events until ctx ends.

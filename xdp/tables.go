@@ -45,6 +45,7 @@ type backend struct {
 	tally   tally
 	turned  time.Time // when a packet may last have seen the other path
 	problem string    // why there is no way to it
+	number  uint32    // that its probes have; 0: there are none
 }
 
 func (b *backend) entry() uint32 { return b.service.room.start + b.index }
@@ -95,6 +96,7 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 			return fmt.Errorf("service %s: %w", t.Service.Name, err)
 		}
 	}
+	d.wantProbes(tables, directory.prefixes())
 	if err := d.resolveNew(); err != nil {
 		return err
 	}
@@ -123,6 +125,7 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 		}
 	}
 	d.warnOfMergedSegments(tables)
+	d.fitProbes()
 	return d.blackhole.keep(directory.prefixes())
 }
 

@@ -94,7 +94,7 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	if err := n.dataplane.Deny(cfg.Denied); err != nil {
 		return nil, err
 	}
-	n.checker = health.New(health.Config{Log: log, Registerer: registry})
+	n.checker = health.New(health.Config{DialVIP: n.dataplane.DialVIP, Log: log, Registerer: registry})
 	controls := control.Config{
 		Node: cfg.Node.Name, Size: cfg.Cluster.Size, PartitionHold: cfg.Cluster.PartitionHold,
 		Dataplane: n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,

@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/halfproxy/halfproxy/internal/ethtool"
 )
 
 // NS is a named network namespace: `ip netns exec NAME` works as well.
@@ -158,7 +160,7 @@ func (n *NS) Veth(name string, peer *NS, peerName string, mtu int) error {
 			if err := netlink.LinkSetMTU(link, mtu); err != nil {
 				return err
 			}
-			if err := txChecksumOff(peerName); err != nil {
+			if err := ethtool.ChecksumOff(peerName); err != nil {
 				return err
 			}
 			return netlink.LinkSetUp(link)

@@ -293,7 +293,7 @@ static __always_inline void remember(const struct packet *packet, const struct f
  */
 static __always_inline enum verdict parse_closer(struct xdp_md *ctx, struct look *look)
 {
-	struct cursor frame = { (void *)(long)ctx->data, (void *)(long)ctx->data_end }, cur = frame;
+	struct cursor frame = frame_of(ctx), cur = frame;
 	struct finding *finding = &look->finding;
 	struct ethhdr *eth = take(&cur, struct ethhdr);
 	struct packet *packet = &look->packet;

@@ -45,7 +45,7 @@ static __always_inline __u16 patch(__u16 check, __u16 from, __u16 to)
 static __always_inline enum verdict send_l2(struct xdp_md *ctx, const struct packet *packet,
 					    const struct target *to)
 {
-	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor cur = frame_of(ctx);
 	struct ethhdr *eth = take(&cur, struct ethhdr);
 	__u8 ttl = packet->ttl - 1;
 	struct ipv6hdr *ip6;
@@ -144,39 +144,56 @@ static __always_inline bool put_carrier(struct cursor *cur, const struct packet 
 }
 
 /*
- * DSCP and ECN are copied to the outer header, which is RFC 2983's uniform model and
- * RFC 6040's normal mode.
+ * Write the headers that go before the packet from the frame's start on, where room
+ * was made for them. DSCP and ECN are copied to the outer one, which is RFC 2983's
+ * uniform model and RFC 6040's normal mode.
  */
-static __always_inline enum verdict send_over_ipv4(struct xdp_md *ctx, const struct packet *packet,
-						   const struct target *to)
+static __always_inline bool put_ipv4(struct cursor cur, const struct packet *packet,
+				     const struct target *to)
 {
-	__u16 size = overhead(to->next_hop);
-	struct cursor cur;
-	struct ethhdr *eth;
-	struct iphdr *ip;
+	struct ethhdr *eth = take(&cur, struct ethhdr);
+	struct iphdr *ip = eth ? take(&cur, struct iphdr) : NULL;
 	__be32 vary;
 
-	if (!make_room(ctx, packet, size))
-		return VERDICT_DROP_NO_ROOM;
-	cur.pos = (void *)(long)ctx->data;
-	cur.end = (void *)(long)ctx->data_end;
-	eth = take(&cur, struct ethhdr);
-	ip = eth ? take(&cur, struct iphdr) : NULL;
 	if (!ip)
-		return VERDICT_DROP_NO_ROOM;
-
+		return false;
 	address_frame(eth, to);
 	eth->h_proto = bpf_htons(ETH_P_IP);
 	memcpy(ip, to->path->outer, sizeof(*ip));
 	vary = to->path->vary & to->hash;
 	ip->saddr |= vary;
 	ip->tos = packet->tos;
-	ip->tot_len = bpf_htons(packet->length + size);
+	ip->tot_len = bpf_htons(packet->length + overhead(to->next_hop));
 	ip->protocol = carrier(packet, to);
 	/* The bits of vary were zero: what they add to the address they add to the sum. */
 	ip->check = fold((__u32)ip->check + bpf_htons(ip->tos) + ip->tot_len +
 			 bpf_htons(ip->protocol) + (vary & 0xffff) + (vary >> 16));
-	if (to->next_hop & (HOP_GRE | HOP_GUE) && !put_carrier(&cur, packet, to))
+	return !(to->next_hop & (HOP_GRE | HOP_GUE)) || put_carrier(&cur, packet, to);
+}
+
+static __always_inline bool put_ipv6(struct cursor cur, const struct packet *packet,
+				     const struct target *to)
+{
+	struct ethhdr *eth = take(&cur, struct ethhdr);
+	struct ipv6hdr *ip = eth ? take(&cur, struct ipv6hdr) : NULL;
+
+	if (!ip)
+		return false;
+	address_frame(eth, to);
+	eth->h_proto = bpf_htons(ETH_P_IPV6);
+	memcpy(ip, to->path->outer, sizeof(*ip));
+	/* The hash's high bits chose the slot; routers may spread by the low ones (RFC 6438). */
+	ip->flow = bpf_htonl(6U << 28 | (__u32)packet->tos << 20 | (to->hash & 0xfffff));
+	ip->payload_len = bpf_htons(packet->length + overhead(to->next_hop) - sizeof(*ip));
+	ip->nexthdr = carrier(packet, to);
+	ip->saddr[3] |= to->path->vary & to->hash;
+	return !(to->next_hop & (HOP_GRE | HOP_GUE)) || put_carrier(&cur, packet, to);
+}
+
+static __always_inline enum verdict send_over_ipv4(struct xdp_md *ctx, const struct packet *packet,
+						   const struct target *to)
+{
+	if (!make_room(ctx, packet, overhead(to->next_hop)) || !put_ipv4(frame_of(ctx), packet, to))
 		return VERDICT_DROP_NO_ROOM;
 	return VERDICT_FORWARDED;
 }
@@ -184,29 +201,7 @@ static __always_inline enum verdict send_over_ipv4(struct xdp_md *ctx, const str
 static __always_inline enum verdict send_over_ipv6(struct xdp_md *ctx, const struct packet *packet,
 						   const struct target *to)
 {
-	__u16 size = overhead(to->next_hop);
-	struct cursor cur;
-	struct ethhdr *eth;
-	struct ipv6hdr *ip;
-
-	if (!make_room(ctx, packet, size))
-		return VERDICT_DROP_NO_ROOM;
-	cur.pos = (void *)(long)ctx->data;
-	cur.end = (void *)(long)ctx->data_end;
-	eth = take(&cur, struct ethhdr);
-	ip = eth ? take(&cur, struct ipv6hdr) : NULL;
-	if (!ip)
-		return VERDICT_DROP_NO_ROOM;
-
-	address_frame(eth, to);
-	eth->h_proto = bpf_htons(ETH_P_IPV6);
-	memcpy(ip, to->path->outer, sizeof(*ip));
-	/* The hash's high bits chose the slot; routers may spread by the low ones (RFC 6438). */
-	ip->flow = bpf_htonl(6U << 28 | (__u32)packet->tos << 20 | (to->hash & 0xfffff));
-	ip->payload_len = bpf_htons(packet->length + size - sizeof(*ip));
-	ip->nexthdr = carrier(packet, to);
-	ip->saddr[3] |= to->path->vary & to->hash;
-	if (to->next_hop & (HOP_GRE | HOP_GUE) && !put_carrier(&cur, packet, to))
+	if (!make_room(ctx, packet, overhead(to->next_hop)) || !put_ipv6(frame_of(ctx), packet, to))
 		return VERDICT_DROP_NO_ROOM;
 	return VERDICT_FORWARDED;
 }

@@ -20,7 +20,7 @@ static __always_inline void swap_macs(struct ethhdr *eth)
 static __always_inline enum verdict answer_echo(struct xdp_md *ctx, const struct packet *packet,
 						const struct finding *finding)
 {
-	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor cur = frame_of(ctx);
 	struct ethhdr *eth = take(&cur, struct ethhdr);
 	struct icmphdr *icmp;
 	struct ipv6hdr *ip6;
@@ -87,7 +87,7 @@ static __always_inline enum verdict answer_echo(struct xdp_md *ctx, const struct
 
 static __always_inline enum verdict answer_too_big4(struct xdp_md *ctx, __u16 mtu)
 {
-	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor cur = frame_of(ctx);
 	struct ethhdr *eth = take(&cur, struct ethhdr), copy;
 	struct iphdr *ip = eth ? take(&cur, struct iphdr) : NULL;
 	struct icmphdr *icmp;
@@ -103,8 +103,7 @@ static __always_inline enum verdict answer_too_big4(struct xdp_md *ctx, __u16 mt
 	    bpf_xdp_adjust_head(ctx, -(int)(sizeof(*ip) + sizeof(*icmp))))
 		return VERDICT_DROP_TOO_BIG;
 
-	cur.pos = (void *)(long)ctx->data;
-	cur.end = (void *)(long)ctx->data_end;
+	cur = frame_of(ctx);
 	eth = take(&cur, struct ethhdr);
 	ip = eth ? take(&cur, struct iphdr) : NULL;
 	icmp = ip ? take(&cur, struct icmphdr) : NULL;
@@ -134,7 +133,7 @@ static __always_inline enum verdict answer_too_big4(struct xdp_md *ctx, __u16 mt
 
 static __always_inline enum verdict answer_too_big6(struct xdp_md *ctx, __u16 mtu)
 {
-	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor cur = frame_of(ctx);
 	struct ethhdr *eth = take(&cur, struct ethhdr), copy;
 	struct ipv6hdr *ip = eth ? take(&cur, struct ipv6hdr) : NULL;
 	struct icmphdr *icmp;
@@ -151,8 +150,7 @@ static __always_inline enum verdict answer_too_big6(struct xdp_md *ctx, __u16 mt
 	    bpf_xdp_adjust_head(ctx, -(int)(sizeof(*ip) + sizeof(*icmp))))
 		return VERDICT_DROP_TOO_BIG;
 
-	cur.pos = (void *)(long)ctx->data;
-	cur.end = (void *)(long)ctx->data_end;
+	cur = frame_of(ctx);
 	eth = take(&cur, struct ethhdr);
 	ip = eth ? take(&cur, struct ipv6hdr) : NULL;
 	icmp = ip ? take(&cur, struct icmphdr) : NULL;

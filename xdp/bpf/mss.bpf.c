@@ -5,37 +5,14 @@
  * with the outer headers in front. It is never raised, and a packet is never
  * held up: whatever is not such a SYN-ACK, or has no MSS option, goes on as it is.
  */
-#include "kernel.h"
+#include "tc.h"
 
 enum {
-	TC_ACT_UNSPEC = -1, /* the next filter's turn */
 	OPTION_END = 0,
 	OPTION_NOP = 1,
 	OPTION_MSS = 2,
 	OPTION_MSS_LENGTH = 4,
 	MAX_OPTIONS = 40, /* bytes; a NOP is one */
-};
-
-/* Whose checksum is still to be filled in by the NIC is known by this helper. */
-static long (*const bpf_l4_csum_replace)(void *skb, __u32 offset, __u64 from, __u64 to,
-					 __u64 flags) = (void *)11;
-static long (*const bpf_skb_store_bytes)(void *skb, __u32 offset, const void *from, __u32 len,
-					 __u64 flags) = (void *)9;
-static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
-					__u32 len) = (void *)26;
-
-struct __sk_buff { /* as far as it is used here */
-	__u32 len;
-	__u32 pkt_type;
-	__u32 mark;
-	__u32 queue_mapping;
-	__u32 protocol;
-	__u32 vlan_present;
-	__u32 vlan_tci;
-	__u32 vlan_proto;
-	__u32 priority;
-	__u32 ingress_ifindex;
-	__u32 ifindex;
 };
 
 struct prefix {

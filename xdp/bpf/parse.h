@@ -28,6 +28,9 @@ struct cursor {
 	void *end;
 };
 
+/* All of a frame that lies in one piece, as a cursor at its start. */
+#define frame_of(ctx) ((struct cursor){ (void *)(long)(ctx)->data, (void *)(long)(ctx)->data_end })
+
 /* The next bytes as a header, or NULL when the frame ends before it does. */
 #define take(cur, type)                                             \
 	({                                                          \
@@ -128,7 +131,7 @@ static __always_inline enum verdict parse_ipv6(struct cursor *cur, struct packet
 /* VERDICT_FORWARDED: nothing speaks against it so far. */
 static __always_inline enum verdict parse(struct xdp_md *ctx, struct packet *packet)
 {
-	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor cur = frame_of(ctx);
 	struct ethhdr *eth = take(&cur, struct ethhdr);
 
 	if (!eth)

@@ -7,7 +7,7 @@
 
 static __always_inline bool untag(struct xdp_md *ctx, const struct finding *finding)
 {
-	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor cur = frame_of(ctx);
 	struct ethhdr *eth = take(&cur, struct ethhdr);
 	struct {
 		__u8 bytes[12];
@@ -40,7 +40,7 @@ static __always_inline __u32 tag_of(const struct path *path, __u64 tags)
 /* size: 4 bytes a tag, of one or two, the outer one in the first word. */
 static __noinline bool tag(struct xdp_md *ctx, __u64 with, __u32 size)
 {
-	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor cur = frame_of(ctx);
 	struct ethhdr *eth = take(&cur, struct ethhdr);
 	struct {
 		__u8 bytes[12];

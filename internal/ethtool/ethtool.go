@@ -1,4 +1,6 @@
-package netns
+// Package ethtool has the one setting of a device's that is changed: netlink
+// knows of none of them.
+package ethtool
 
 import (
 	"fmt"
@@ -7,8 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// txChecksumOff is `ethtool -K link tx off` in the calling thread's namespace.
-func txChecksumOff(link string) error {
+// ChecksumOff is `ethtool -K link tx off` in the calling thread's namespace: the
+// kernel fills in the checksums of what leaves by the link itself, and cuts it to
+// segments, which without that offload is not to be had either.
+func ChecksumOff(link string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
