@@ -41,10 +41,15 @@ type backendFile struct {
 	Interfaces list[value] `yaml:"interfaces"` // required: the NICs that packets come in and answers leave by
 	VIPs       list[value] `yaml:"vips"`       // required: addresses and prefixes, both families may be mixed
 	Decap      listOrValue `yaml:"decap"`      // ipip, gre, gue, some of them in a list; or none; default: none
-	GUE        gueSection  `yaml:"gue"`        // of decap gue: the UDP port that it comes to; default: 6080
+	GUE        ownGUE      `yaml:"gue"`        // of decap gue
 	Sources    list[value] `yaml:"sources"`    // required with decap: prefixes of the load balancers; of no effect without
 	MSS        value       `yaml:"mss"`        // auto (what fits under the encapsulation), a number, off; default: auto
 	HTTP       httpSection `yaml:"http"`       // listen: health endpoint and metrics; default: 127.0.0.1:9871
+}
+
+type ownGUE struct {
+	section
+	Port value `yaml:"port"` // UDP; default: 6080
 }
 
 // LoadBackend reads a backend's file at path. When something is wrong with what

@@ -301,6 +301,8 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:62: services[1] "dns": gue is of no use to forward gre: remove it, or set forward: gue`},
 		{"a port of GUE that is none", "forward: ipip", "forward: gue\n    gue: {port: 0}",
 			`halfproxy.yaml:62: services[1] "dns": gue.port 0 is out of range: give a number from 1 to 65535`},
+		{"a checksum of GUE that there is not", "forward: ipip", "forward: gue\n    gue: {checksum: udp}",
+			`halfproxy.yaml:62: services[1] "dns": gue.checksum "udp" is unknown: choose zero or full`},
 		{"outer sources without an outer header", "forward: ipip", "forward: l2\n    outer_sources: [198.51.100.0/24]",
 			`halfproxy.yaml:62: services[1] "dns": outer_sources is of no use to forward l2, which has no outer header: remove it`},
 		{"outer sources that are none, or too many", "forward: ipip", "forward: gre\n    outer_sources: [198.51.100.1, 198.51.100.1/24, 198.51.100.0/24, 198.18.0.0/15, 224.0.0.0/4]",

@@ -453,6 +453,8 @@ func TestServicesHaveOptions(t *testing.T) {
 		{"forward: l2\n    hash: [flow, destination]", lb.Service{Hash: lb.HashFlow | lb.HashDestination}},
 		{"forward: gue", lb.Service{Forward: lb.GUE, GUEPort: 6080}},
 		{"forward: gue\n    gue: {port: 443}", lb.Service{Forward: lb.GUE, GUEPort: 443}},
+		{"forward: gue\n    gue: {checksum: zero}", lb.Service{Forward: lb.GUE, GUEPort: 6080}},
+		{"forward: gue\n    gue: {checksum: full}", lb.Service{Forward: lb.GUE, GUEPort: 6080, GUEChecksum: true}},
 		{"forward: ipip\n    outer_sources: [198.51.100.0/24, \"2001:db8:5::/64\"]",
 			lb.Service{Forward: lb.IPIP, OuterSources: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:5::/64")}}},
 	} {
@@ -464,8 +466,8 @@ func TestServicesHaveOptions(t *testing.T) {
 		if tt.want.Hash == 0 {
 			tt.want.Hash = lb.HashFlow // the default
 		}
-		if got.Hash != tt.want.Hash || got.Forward != tt.want.Forward || got.GUEPort != tt.want.GUEPort || !slices.Equal(got.OuterSources, tt.want.OuterSources) {
-			t.Errorf("%s: got %v, port %d, sources %v", tt.options, got.Forward, got.GUEPort, got.OuterSources)
+		if got.Hash != tt.want.Hash || got.Forward != tt.want.Forward || got.GUEPort != tt.want.GUEPort || got.GUEChecksum != tt.want.GUEChecksum || !slices.Equal(got.OuterSources, tt.want.OuterSources) {
+			t.Errorf("%s: got %v, port %d, checksum %v, sources %v", tt.options, got.Forward, got.GUEPort, got.GUEChecksum, got.OuterSources)
 		}
 	}
 }

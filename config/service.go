@@ -200,8 +200,9 @@ func (c *checker) forward(s serviceEntry, service *lb.Service) {
 	service.Forward = ways[name]
 
 	port, _ := want(c.report, s.GUE.Port, lb.DefaultGUEPort, between(1, 65535))
+	checksum, _ := want(c.report, s.GUE.Checksum, "zero", oneOf("zero", "full"))
 	if service.Forward == lb.GUE {
-		service.GUEPort = uint16(port)
+		service.GUEPort, service.GUEChecksum = uint16(port), checksum == "full"
 	} else if ok && s.GUE.state == given {
 		c.at(s.GUE.place, "is of no use to forward %s: remove it, or set forward: gue", name)
 	}

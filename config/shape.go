@@ -96,7 +96,8 @@ type limitSection struct {
 
 type gueSection struct {
 	section
-	Port value `yaml:"port"` // UDP, at the backends; default: 6080
+	Port     value `yaml:"port"`     // UDP, at the backends; default: 6080
+	Checksum value `yaml:"checksum"` // of UDP: zero or full; default: zero
 }
 
 type quicSection struct {

@@ -106,6 +106,8 @@ type Service struct {
 	Forward Forward
 	// GUEPort is the UDP port that backends take GUE at. Of Forward GUE alone.
 	GUEPort uint16
+	// GUEChecksum has the UDP checksum computed, which is zero else.
+	GUEChecksum bool
 	// OuterSources are where the source address of the outer header is from, at
 	// most one prefix of each family: it varies with the flow, so that NICs and
 	// routers spread load. Without one of its family it is the node's address.

@@ -33,6 +33,7 @@ func BenchmarkProgram(b *testing.B) {
 		table("ipip6", lb.IPIP, 65537, vips(6), far6...),
 		table("gre", lb.GRE, 65537, vips(7), far4...),
 		gue(6080, table("gue", lb.GUE, 65537, vips(8), far4...)),
+		summing(gue(6080, table("sum", lb.GUE, 65537, vips(0x10), far4...))),
 		quic(table("quic", lb.L2, 65537, vips(9), near...)))
 
 	// Without padding, and longer than what the wrapper writes.
@@ -73,6 +74,8 @@ func BenchmarkProgram(b *testing.B) {
 		{"gre/1M flows", tcp(client4, vips(7)[0]), 1 << 20, tx},
 		{"gue/1 flow", tcp(client4, vips(8)[0]), 1, tx},
 		{"gue/1M flows", tcp(client4, vips(8)[0]), 1 << 20, tx},
+		{"gue/checksums, 1M flows", tcp(client4, vips(0x10)[0]), 1 << 20, tx},
+		{"gue/checksums, 1400 bytes", packet.UDP(client4, vips(0x10)[0], packet.Payload(1372)), 1 << 20, tx},
 		{"6in6/1 flow", tcp(client6, vips(6)[1]), 1, tx},
 		{"6in6/1M flows", tcp(client6, vips(6)[1]), 1 << 20, tx},
 	} {

@@ -61,6 +61,7 @@ type DecapStats struct {
 	OtherSource      uint64 // not one of those allowed
 	Fragment         uint64 // of a tunnel's packet
 	Unsupported      uint64 // flags, options or a protocol that are not spoken here
+	BadChecksum      uint64 // dropped: the outer UDP checksum is wrong
 	NotVIP           uint64 // dropped: inside was a packet for somebody else
 	NotECT           uint64 // dropped: congestion was met, and the ends know no ECN (RFC 6040)
 }
@@ -274,11 +275,12 @@ func (d *Decap) Stats() (DecapStats, error) {
 		Fragment:         sums[decapDecapVerdictDECAP_FRAGMENT],
 		Unsupported:      sums[decapDecapVerdictDECAP_UNSUPPORTED],
 		NotVIP:           sums[decapDecapVerdictDECAP_NOT_VIP],
+		BadChecksum:      sums[decapDecapVerdictDECAP_BAD_CHECKSUM],
 		NotECT:           sums[decapDecapVerdictDECAP_NOT_ECT],
 	}, nil
 }
 
-var _ [11]struct{} = [decapDecapVerdictDECAP_MAX]struct{}{} // one field of DecapStats per verdict
+var _ [12]struct{} = [decapDecapVerdictDECAP_MAX]struct{}{} // one field of DecapStats per verdict
 
 // sum adds up what the processors have counted under key.
 func sum(m *ebpf.Map, key uint32) (total uint64, err error) {
@@ -348,6 +350,7 @@ func (m *decapMetrics) Collect(ch chan<- prometheus.Metric) {
 	counter(refusedDesc, s.OtherSource, "other_source")
 	counter(refusedDesc, s.Fragment, "fragment")
 	counter(refusedDesc, s.Unsupported, "unsupported")
+	counter(refusedDesc, s.BadChecksum, "bad_checksum")
 	counter(refusedDesc, s.NotVIP, "not_vip")
 	counter(refusedDesc, s.NotECT, "not_ect")
 }

@@ -25,9 +25,10 @@ const (
 	decapDecapVerdictDECAP_OTHER_SOURCE      decapDecapVerdict = 6
 	decapDecapVerdictDECAP_FRAGMENT          decapDecapVerdict = 7
 	decapDecapVerdictDECAP_UNSUPPORTED       decapDecapVerdict = 8
-	decapDecapVerdictDECAP_NOT_VIP           decapDecapVerdict = 9
-	decapDecapVerdictDECAP_NOT_ECT           decapDecapVerdict = 10
-	decapDecapVerdictDECAP_MAX               decapDecapVerdict = 11
+	decapDecapVerdictDECAP_BAD_CHECKSUM      decapDecapVerdict = 9
+	decapDecapVerdictDECAP_NOT_VIP           decapDecapVerdict = 10
+	decapDecapVerdictDECAP_NOT_ECT           decapDecapVerdict = 11
+	decapDecapVerdictDECAP_MAX               decapDecapVerdict = 12
 )
 
 type decapPrefix struct {

@@ -154,7 +154,7 @@ func (r decapRow) check(t *testing.T, d *Decap) {
 	}
 	const drop, pass = 1, 2
 	wanted := uint32(pass)
-	if r.want.NotVIP+r.want.NotECT > 0 {
+	if r.want.BadChecksum+r.want.NotVIP+r.want.NotECT > 0 {
 		wanted = drop
 	}
 	if action != wanted {
@@ -176,7 +176,7 @@ func difference(before, after DecapStats) DecapStats {
 		NoTunnel: after.NoTunnel - before.NoTunnel, Malformed: after.Malformed - before.Malformed,
 		OtherDestination: after.OtherDestination - before.OtherDestination, OtherSource: after.OtherSource - before.OtherSource,
 		Fragment: after.Fragment - before.Fragment, Unsupported: after.Unsupported - before.Unsupported,
-		NotVIP: after.NotVIP - before.NotVIP, NotECT: after.NotECT - before.NotECT,
+		BadChecksum: after.BadChecksum - before.BadChecksum, NotVIP: after.NotVIP - before.NotVIP, NotECT: after.NotECT - before.NotECT,
 	}
 }
 
@@ -262,6 +262,7 @@ func TestDecapsulationOfWhatIsOdd(t *testing.T) {
 	gue4, gue6 := inGUE(node4, here4, in4), inGUE(node6, here6, in6)
 	const gre, udp, gue = 20, 20, 28 // where they begin over IPv4
 	none, malformed, unsupported := DecapStats{NoTunnel: 1}, DecapStats{Malformed: 1}, DecapStats{Unsupported: 1}
+	badChecksum := DecapStats{BadChecksum: 1}
 	rows := []decapRow{
 		{"source allowed as one address", inIPIP("192.0.2.7", here4, in4), in4, DecapStats{IPIP: 1}},
 		{"source beside the one allowed", inIPIP("192.0.2.8", here4, in4), nil, DecapStats{OtherSource: 1}},
@@ -311,7 +312,14 @@ func TestDecapsulationOfWhatIsOdd(t *testing.T) {
 		{"gue with private data", inGUEWith(3)(node4, here4, in4), in4, DecapStats{GUE: 1}},
 		{"gue with all the private data there can be", inGUEWith(31)(node6, here6, in6), in6, DecapStats{GUE: 1}},
 		{"gue with outer options and all private data", withOptions(inGUEWith(31)(node4, here4, in6)), in6, DecapStats{GUE: 1}},
-		{"gue with an outer checksum, right or wrong", changed(gue6, 40+7, 0x55), in6, DecapStats{GUE: 1}},
+		{"gue with a UDP checksum", packet.WithUDPChecksum(gue4), in4, DecapStats{GUE: 1}},
+		{"gue with a UDP checksum over IPv6", packet.WithUDPChecksum(gue6), in6, DecapStats{GUE: 1}},
+		{"gue with a UDP checksum, outer options", withOptions(packet.WithUDPChecksum(gue4)), in4, DecapStats{GUE: 1}},
+		{"gue with a UDP checksum and private data", packet.WithUDPChecksum(inGUEWith(31)(node6, here6, in4)), in4, DecapStats{GUE: 1}},
+		{"gue with a UDP checksum, padded", append(packet.WithUDPChecksum(gue4), 0xee, 0xee, 0xee), append(slices.Clone(in4), 0xee, 0xee, 0xee), DecapStats{GUE: 1}},
+		{"gue with a wrong UDP checksum", changed(packet.WithUDPChecksum(gue4), udp+7, 0x55), nil, badChecksum},
+		{"gue with a wrong UDP checksum over IPv6", changed(gue6, 40+7, 0x55), nil, badChecksum},
+		{"gue with a UDP checksum, another source", changed(packet.WithUDPChecksum(gue4), 15, 0xfd), nil, badChecksum},
 		{"gue: control message", changed(gue4, gue, 0x20), nil, unsupported},
 		{"gue: variant 1, IP at once", changed(gue4, gue, 0x45), nil, unsupported},
 		{"gue: flags", changed(gue4, gue+2, 0x80), nil, unsupported},
@@ -444,6 +452,7 @@ halfproxy_backend_decapsulated_packets_total{kind="gue"} 3
 halfproxy_backend_decapsulated_packets_total{kind="ipip"} 1
 # HELP halfproxy_backend_refused_packets_total Packets of tunnels that were not taken off, by reason.
 # TYPE halfproxy_backend_refused_packets_total counter
+halfproxy_backend_refused_packets_total{reason="bad_checksum"} 0
 halfproxy_backend_refused_packets_total{reason="fragment"} 0
 halfproxy_backend_refused_packets_total{reason="malformed"} 0
 halfproxy_backend_refused_packets_total{reason="not_ect"} 0
@@ -475,6 +484,8 @@ func FuzzDecapsulation(f *testing.F) {
 		}
 	}
 	f.Add(withOptions(inGUEWith(5)(node4, here4, in4)))
+	f.Add(withOptions(packet.WithUDPChecksum(inGUE(node4, here4, in4))))
+	f.Add(packet.WithUDPChecksum(inGUEWith(1)(node6, here6, in6)))
 	f.Add(changed(inGRE(node4, here4, in4), 20, 0x20))
 	f.Add(in4)
 
@@ -492,7 +503,7 @@ func FuzzDecapsulation(f *testing.F) {
 		moved := difference(before, after)
 		one := []DecapStats{
 			{IPIP: 1}, {GRE: 1}, {GUE: 1}, {NoTunnel: 1}, {Malformed: 1}, {OtherDestination: 1}, {OtherSource: 1},
-			{Fragment: 1}, {Unsupported: 1}, {NotVIP: 1}, {NotECT: 1},
+			{Fragment: 1}, {Unsupported: 1}, {BadChecksum: 1}, {NotVIP: 1}, {NotECT: 1},
 		}
 		if !slices.Contains(one, moved) {
 			t.Fatalf("counted: %+v, want one of them", moved)

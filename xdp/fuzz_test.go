@@ -14,7 +14,7 @@ import (
 // touched; what is forwarded is the frame with other MAC addresses, or its IP
 // packet, byte for byte, in an outer header.
 func FuzzProcess(f *testing.F) {
-	for _, n := range []int{1, 4, 6, 9, 0x10, 0x21, 0x22, 0x23, 0x24} {
+	for _, n := range []int{1, 4, 6, 9, 0x10, 0x21, 0x22, 0x23, 0x24, 0x41, 0x42} {
 		v := vips(n)
 		for _, frame := range [][]byte{
 			packet.TCP(client4, v[0]), packet.UDP(client4, v[0], packet.Padding(5)), packet.TCP(client6, v[1]), packet.UDP(client6, v[1]),
@@ -66,7 +66,7 @@ func FuzzProcess(f *testing.F) {
 			tags = append(tags, binary.BigEndian.Uint32(plain[12:]))
 			plain = slices.Concat(plain[:12], plain[16:])
 		}
-		for _, way := range ways {
+		for _, way := range slices.Concat(ways, summedWays) {
 			if bytes.Equal(out, packet.Tagged(way.send(plain, a.trace.Hash), tags...)) {
 				return
 			}

@@ -27,6 +27,7 @@ const (
 	hopIPv6     = 1 << 51
 	hopGRE      = 1 << 52
 	hopGUE      = 1 << 53
+	hopChecksum = 1 << 54
 	hopVLAN     = 1 << 55
 
 	vlan8021AD = 0x1000 // of a path's vlan
@@ -381,6 +382,10 @@ func (n *nextHops) wayTo(b *backend, r *route) (uint64, bpfPath, error) {
 			bits |= hopGRE
 		case lb.GUE:
 			bits |= hopGUE
+			if b.tunnel.checksum {
+				bits |= hopChecksum
+				path.Mtu = min(path.Mtu, mostSummed)
+			}
 		}
 	}
 	mac, known := n.neighbours[r.via]
@@ -390,14 +395,19 @@ func (n *nextHops) wayTo(b *backend, r *route) (uint64, bpfPath, error) {
 	return hopResolved | bits | macBits(mac), path, nil
 }
 
+// mostSummed is MOST_SUMMED in bpf/checksum.h: the biggest outer packet that the
+// program computes a UDP checksum of.
+const mostSummed = 9728
+
 // tunnel is how a service's packets are encapsulated, beyond the kind of it.
 type tunnel struct {
 	port             uint16       // of gue
+	checksum         bool         // of gue
 	prefix4, prefix6 netip.Prefix // that the outer source is from; not valid: the node's own address
 }
 
 func tunnelOf(s lb.Service) tunnel {
-	t := tunnel{port: s.GUEPort}
+	t := tunnel{port: s.GUEPort, checksum: s.GUEChecksum}
 	for _, p := range s.OuterSources {
 		if p.Addr().Is4() {
 			t.prefix4 = p.Masked()

@@ -28,6 +28,8 @@ import (
 //	gre6   gre, IPv6   192.0.2.22  2001:db8:2::22
 //	gue4   gue, IPv4   192.0.2.23  2001:db8:2::23, to port 6080
 //	gue6   gue, IPv6   192.0.2.24  2001:db8:2::24, to port 6081
+//	sum4   gue, IPv4, with UDP checksums: 192.0.2.41  2001:db8:2::41
+//	sum6   gue, IPv6, the same: 192.0.2.42  2001:db8:2::42
 //	quic   l2, with connection IDs: 192.0.2.25  2001:db8:2::25
 //	wide   l2          192.0.2.64/28 2001:db8:2:64::/64, TCP ports 1000-2000 as well
 func packetServices(t testing.TB, d *Dataplane) {
@@ -45,6 +47,8 @@ func packetServices(t testing.TB, d *Dataplane) {
 		table("gre6", lb.GRE, 13, vips(0x22), "2001:db8:3::1"),
 		gue(6080, table("gue4", lb.GUE, 13, vips(0x23), "203.0.113.1")),
 		gue(6081, table("gue6", lb.GUE, 13, vips(0x24), "2001:db8:3::1")),
+		summing(gue(6080, table("sum4", lb.GUE, 13, vips(0x41), "203.0.113.1"))),
+		summing(gue(6081, table("sum6", lb.GUE, 13, vips(0x42), "2001:db8:3::1"))),
 		quic(table("quic", lb.L2, 13, vips(0x25), "203.0.113.1")),
 		table("far", lb.L2, 13, []string{"192.0.2.11:443"}, "203.0.113.11"),
 		serving(table("wide", lb.L2, 13, nil, "203.0.113.1"), []string{"192.0.2.64/28", "2001:db8:2:64::/64"}, tcpPort(443, 0), udpPort(443, 0), tcpPort(1000, 2000)),

@@ -99,15 +99,17 @@ func (l *lan) decapsulate(t *testing.T) {
 
 func TestProbesReachVIPsByEveryWay(t *testing.T) {
 	for _, tt := range []struct {
-		forward lb.Forward
-		backend string
+		forward  lb.Forward
+		backend  string
+		checksum bool
 	}{
-		{lb.L2, "10.0.0.11"}, {lb.L2, "fd00::11"},
-		{lb.IPIP, "10.3.0.11"}, {lb.IPIP, "fd00:3::11"},
-		{lb.GRE, "10.3.0.11"}, {lb.GRE, "fd00:3::11"},
-		{lb.GUE, "10.3.0.11"}, {lb.GUE, "fd00:3::11"},
+		{lb.L2, "10.0.0.11", false}, {lb.L2, "fd00::11", false},
+		{lb.IPIP, "10.3.0.11", false}, {lb.IPIP, "fd00:3::11", false},
+		{lb.GRE, "10.3.0.11", false}, {lb.GRE, "fd00:3::11", false},
+		{lb.GUE, "10.3.0.11", false}, {lb.GUE, "fd00:3::11", false},
+		{lb.GUE, "10.3.0.11", true}, {lb.GUE, "fd00:3::11", true}, // backends drop what is wrong
 	} {
-		t.Run(fmt.Sprintf("%s/%s", tt.forward, tt.backend), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s/%s/checksum %t", tt.forward, tt.backend, tt.checksum), func(t *testing.T) {
 			l := newLAN(t, 1500)
 			d := l.load(t) // not attached: probes do without the program for traffic
 			t.Cleanup(func() { must(t, d.Close()) })
@@ -117,7 +119,9 @@ func TestProbesReachVIPsByEveryWay(t *testing.T) {
 				l.decapsulate(t)
 			}
 			serve(t, server, name)
-			l.apply(t, d, probedTable(tt.forward, tt.backend))
+			web := probedTable(tt.forward, tt.backend)
+			web.Service.GUEChecksum = tt.checksum
+			l.apply(t, d, web)
 			l.resolve(t, d)
 			// More than a segment: none may be too long once it is encapsulated.
 			for vip, source := range map[string]string{vipHTTP4: "10.0.0.2", vipHTTP6: "fd00::2"} {
@@ -374,6 +378,7 @@ func TestProbesTakeTheWayOfTraffic(t *testing.T) {
 		backend  string
 		differs  []int // bytes that follow the flow, which the two know differently
 		vip, src string
+		checksum bool
 	}{
 		{forward: lb.L2, backend: "10.0.0.11", vip: vipHTTP4, src: "10.0.0.2:4711", differs: []int{22, 24, 25}}, // the ttl is a probe's own
 		{forward: lb.L2, backend: "fd00::11", vip: vipHTTP6, src: "[fd00::2]:4711", differs: []int{21}},
@@ -383,11 +388,15 @@ func TestProbesTakeTheWayOfTraffic(t *testing.T) {
 		{forward: lb.GRE, backend: "10.3.0.11", vip: vipHTTP6, src: "[fd00::2]:4711"},
 		{forward: lb.GUE, backend: "10.3.0.11", vip: vipHTTP4, src: "10.0.0.2:4711", differs: []int{34, 35}},
 		{forward: lb.GUE, backend: "fd00:3::11", vip: vipHTTP6, src: "[fd00::2]:4711", differs: []int{15, 16, 17, 54, 55}},
+		{forward: lb.GUE, backend: "10.3.0.11", vip: vipHTTP4, src: "10.0.0.2:4711", differs: []int{34, 35, 40, 41}, checksum: true},
+		{forward: lb.GUE, backend: "fd00:3::11", vip: vipHTTP6, src: "[fd00::2]:4711", differs: []int{15, 16, 17, 54, 55, 60, 61}, checksum: true},
 	} {
-		t.Run(fmt.Sprintf("%s/%s/%s", tt.forward, tt.backend, tt.vip), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s/%s/%s/checksum %t", tt.forward, tt.backend, tt.vip, tt.checksum), func(t *testing.T) {
 			l := newLAN(t, 1500)
 			d := l.start(t, Native)
-			l.apply(t, d, probedTable(tt.forward, tt.backend))
+			web := probedTable(tt.forward, tt.backend)
+			web.Service.GUEChecksum = tt.checksum
+			l.apply(t, d, web)
 			resolved(t, d)
 			own := d.ports[0].mac
 			frame := packet.TCP(tt.src, tt.vip, packet.SYN, packet.TOS(0xb8), packet.To(net.HardwareAddr(own[:]).String()))
@@ -411,6 +420,9 @@ func TestProbesTakeTheWayOfTraffic(t *testing.T) {
 				t.Errorf("action: got %d, want %d", action, redirect)
 			}
 			got := run.DataOut
+			if tt.checksum && !bytes.Equal(got, packet.WithUDPChecksum(got)) {
+				t.Errorf("checksum: got %#x in %x", outerChecksum(got), got)
+			}
 			for _, at := range tt.differs {
 				got[at], want[at] = 0, 0
 			}

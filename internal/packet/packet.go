@@ -290,6 +290,17 @@ func EncapsulateGUE(source, destination string, flowLabel uint32, from, to uint1
 	return encapsulate(source, destination, flowLabel, frame, layers.IPProtocolUDP, append(b, 0, byte(ipProtocol(frame)), 0, 0))
 }
 
+// WithUDPChecksum is a copy of frame, a packet without options or extension headers,
+// with the UDP checksum that gopacket computes.
+func WithUDPChecksum(frame []byte) []byte {
+	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	udp := p.Layer(layers.LayerTypeUDP).(*layers.UDP)
+	must(udp.SetNetworkLayerForChecksum(p.NetworkLayer()))
+	out := append([]byte(nil), frame...)
+	copy(out[14+len(IP(frame))-len(udp.Contents)-len(udp.Payload):], serialize(udp, gopacket.Payload(udp.Payload))[:8])
+	return out
+}
+
 // ipProtocol is the number of the frame's IP packet within another.
 func ipProtocol(frame []byte) layers.IPProtocol {
 	if IP(frame)[0]>>4 == 6 {

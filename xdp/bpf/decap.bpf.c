@@ -13,11 +13,11 @@
  *	ipip  RFC 2003 (4in4), RFC 4213 (6in4), RFC 2473 (4in6, 6in6)
  *	gre   RFC 2784; RFC 7676 over IPv6. Without checksum, key, sequence number
  *	gue   draft-ietf-intarea-gue-09, variant 0 without flags; private data is
- *	      skipped. The outer UDP checksum is not looked at, so it may be zero
- *	      over IPv6 as well (RFC 6935): what is inside has its own
+ *	      skipped. The outer UDP checksum may be zero, over IPv6 as well
+ *	      (RFC 6935): what is inside has its own
  *	ECN   RFC 6040, 4.2
  */
-#include "kernel.h"
+#include "checksum.h"
 
 enum decap_verdict {
 	DECAP_IPIP, /* taken off */
@@ -29,6 +29,7 @@ enum decap_verdict {
 	DECAP_OTHER_SOURCE,	 /* a tunnel of a source that is not allowed */
 	DECAP_FRAGMENT,		 /* of a tunnel's packet; a later one of GUE is no tunnel */
 	DECAP_UNSUPPORTED,	 /* flags, options or a protocol that we do not speak */
+	DECAP_BAD_CHECKSUM,	 /* dropped (RFC 1122, 4.1.3.4) */
 	DECAP_NOT_VIP,		 /* dropped: a tunnel is no way into the host */
 	DECAP_NOT_ECT,		 /* dropped: congestion, and the ends know no ECN */
 	DECAP_MAX,
@@ -188,8 +189,23 @@ static __always_inline enum decap_verdict read_gre(struct ethhdr *eth, void *end
 	return DECAP_GRE;
 }
 
-static __always_inline enum decap_verdict read_gue(struct ethhdr *eth, void *end,
-						   struct tunnel *tunnel)
+/* Whether the outer UDP checksum is right, or zero, or over more than we can look at. */
+static __always_inline bool is_intact(struct xdp_md *ctx, const struct tunnel *tunnel,
+				      const struct udphdr *udp)
+{
+	__u32 length = bpf_ntohs(udp->len), sum = bpf_htons(IPPROTO_UDP) + udp->len;
+
+	if (!udp->check || length > MOST_SUMMED)
+		return true;
+	for (int i = 0; i < 4; i++) { /* what maps an IPv4 address adds nothing */
+		sum += (tunnel->source.address.word[i] & 0xffff) + (tunnel->source.address.word[i] >> 16);
+		sum += (tunnel->end.address.word[i] & 0xffff) + (tunnel->end.address.word[i] >> 16);
+	}
+	return !fold(sum + sum_of_frame(ctx, sizeof(struct ethhdr) + tunnel->outer, length));
+}
+
+static __always_inline enum decap_verdict read_gue(struct xdp_md *ctx, struct ethhdr *eth,
+						   void *end, struct tunnel *tunnel)
 {
 	struct udphdr *udp = at(eth, tunnel->outer);
 	struct guehdr *gue = (void *)(udp + 1);
@@ -201,6 +217,8 @@ static __always_inline enum decap_verdict read_gue(struct ethhdr *eth, void *end
 	header = sizeof(*udp) + sizeof(*gue) + gue->hlen * 4;
 	if (length > tunnel->length || length < sizeof(*udp) + sizeof(*gue))
 		return DECAP_MALFORMED;
+	if (!is_intact(ctx, tunnel, udp))
+		return DECAP_BAD_CHECKSUM;
 	/* A flag may say that what follows was altered: checksum offload, encryption. */
 	if (gue->variant || gue->control || gue->flags ||
 	    (gue->protocol != IPPROTO_IPIP && gue->protocol != IPPROTO_IPV6))
@@ -286,7 +304,7 @@ static __always_inline enum decap_verdict judge(struct xdp_md *ctx, struct tunne
 	if (tunnel->kind == DECAP_GRE)
 		verdict = read_gre(eth, end, tunnel);
 	else if (tunnel->kind == DECAP_GUE)
-		verdict = read_gue(eth, end, tunnel);
+		verdict = read_gue(ctx, eth, end, tunnel);
 	if (verdict != tunnel->kind)
 		return verdict;
 	return read_inner(eth, end, tunnel);
@@ -347,7 +365,7 @@ int decapsulate(struct xdp_md *ctx)
 	counter = bpf_map_lookup_elem(&decap_verdicts, &verdict);
 	if (counter)
 		++*counter;
-	return verdict == DECAP_NOT_VIP || verdict == DECAP_NOT_ECT ? XDP_DROP : XDP_PASS;
+	return verdict >= DECAP_BAD_CHECKSUM ? XDP_DROP : XDP_PASS;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -3,6 +3,7 @@
 #ifndef ENCAP_H
 #define ENCAP_H
 
+#include "checksum.h"
 #include "parse.h"
 
 /* Where a packet is to go: what choose() found. */
@@ -20,19 +21,6 @@ static __always_inline void address_frame(struct ethhdr *eth, const struct targe
 	*(__u16 *)(eth->h_dest + 4) = to->next_hop >> 32;
 	*(__u32 *)eth->h_source = *(__u32 *)to->path->source;
 	*(__u16 *)(eth->h_source + 4) = *(__u16 *)(to->path->source + 4);
-}
-
-static __always_inline __u16 fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
-/* Takes one 16-bit word out of what a checksum covers and another in (RFC 1624, 3). */
-static __always_inline __u16 patch(__u16 check, __u16 from, __u16 to)
-{
-	return fold((__u32)(__u16)~check + (__u16)~from + to);
 }
 
 /*
@@ -111,7 +99,8 @@ static __always_inline __u8 carrier(const struct packet *packet, const struct ta
  * What stands between the outer IP header and the packet: of gre a header without
  * options (RFC 2784, over IPv6 RFC 7676), of gue one of variant 0 without flags
  * (draft-ietf-intarea-gue-09) in UDP. The UDP checksum is zero, over IPv6 as
- * RFC 6935 allows tunnels: what is inside has its own.
+ * RFC 6935 allows tunnels: what is inside has its own. put_checksum() is for those who
+ * have asked for one.
  */
 static __always_inline bool put_carrier(struct cursor *cur, const struct packet *packet,
 					const struct target *to)
@@ -190,10 +179,57 @@ static __always_inline bool put_ipv6(struct cursor cur, const struct packet *pac
 	return !(to->next_hop & (HOP_GRE | HOP_GUE)) || put_carrier(&cur, packet, to);
 }
 
+/*
+ * Where what a UDP checksum covers begins, in a frame without tags: source and destination
+ * address, and right behind them the datagram.
+ */
+static __always_inline __u32 summed_from(__u64 next_hop)
+{
+	struct ipv6hdr *ip6;
+	struct iphdr *ip4;
+
+	return sizeof(struct ethhdr) +
+	       (next_hop & HOP_IPV6 ? sizeof(*ip6) - sizeof(ip6->saddr) - sizeof(ip6->daddr) :
+				      sizeof(*ip4) - sizeof(ip4->saddr) - sizeof(ip4->daddr));
+}
+
+/*
+ * sum is that of the frame from there on. The pseudo-header (RFC 768; RFC 8200, 8.1) has
+ * besides the datagram's length and protocol.
+ */
+static __always_inline bool put_checksum(struct cursor cur, const struct target *to, __u32 sum)
+{
+	struct udphdr *udp;
+
+	cur.pos += sizeof(struct ethhdr) +
+		   (to->next_hop & HOP_IPV6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	udp = take(&cur, struct udphdr);
+	if (!udp)
+		return false;
+	udp->check = fold(sum + udp->len + bpf_htons(IPPROTO_UDP));
+	if (!udp->check) /* which would say that there is none */
+		udp->check = 0xffff;
+	return true;
+}
+
+static __always_inline bool put_checksum_if_asked(struct xdp_md *ctx, const struct packet *packet,
+						  const struct target *to)
+{
+	__u32 from = summed_from(to->next_hop);
+
+	if (likely(!(to->next_hop & HOP_CHECKSUM)))
+		return true;
+	return put_checksum(frame_of(ctx), to,
+			    sum_of_frame(ctx, from,
+					 sizeof(struct ethhdr) + overhead(to->next_hop) +
+						 packet->length - from));
+}
+
 static __always_inline enum verdict send_over_ipv4(struct xdp_md *ctx, const struct packet *packet,
 						   const struct target *to)
 {
-	if (!make_room(ctx, packet, overhead(to->next_hop)) || !put_ipv4(frame_of(ctx), packet, to))
+	if (!make_room(ctx, packet, overhead(to->next_hop)) || !put_ipv4(frame_of(ctx), packet, to) ||
+	    !put_checksum_if_asked(ctx, packet, to))
 		return VERDICT_DROP_NO_ROOM;
 	return VERDICT_FORWARDED;
 }
@@ -201,7 +237,8 @@ static __always_inline enum verdict send_over_ipv4(struct xdp_md *ctx, const str
 static __always_inline enum verdict send_over_ipv6(struct xdp_md *ctx, const struct packet *packet,
 						   const struct target *to)
 {
-	if (!make_room(ctx, packet, overhead(to->next_hop)) || !put_ipv6(frame_of(ctx), packet, to))
+	if (!make_room(ctx, packet, overhead(to->next_hop)) || !put_ipv6(frame_of(ctx), packet, to) ||
+	    !put_checksum_if_asked(ctx, packet, to))
 		return VERDICT_DROP_NO_ROOM;
 	return VERDICT_FORWARDED;
 }

@@ -82,6 +82,19 @@ static __always_inline bool read_header(struct __sk_buff *skb, struct packet *pa
 	return true;
 }
 
+__noinline __u32 sum_of_skb(struct __sk_buff *skb, __u32 from, __u32 length)
+{
+	return sum_bytes((struct bytes){ &skb->data, &skb->data_end }, from, length);
+}
+
+static __always_inline bool put_outer_checksum(struct __sk_buff *skb, const struct target *to)
+{
+	__u32 from = summed_from(to->next_hop);
+
+	return !bpf_skb_pull_data(skb, skb->len) &&
+	       put_checksum(frame_of(skb), to, sum_of_skb(skb, from, skb->len - from));
+}
+
 static __always_inline bool put_headers(struct __sk_buff *skb, const struct packet *packet,
 					const struct target *to)
 {
@@ -127,6 +140,7 @@ int send_probe(struct __sk_buff *skb)
 	vlan = to.path->vlan;
 	skb->mark = 0;
 	if (!put_headers(skb, &packet, &to) ||
+	    (to.next_hop & HOP_CHECKSUM && !put_outer_checksum(skb, &to)) ||
 	    (to.next_hop & HOP_VLAN &&
 	     bpf_skb_vlan_push(skb, vlan & VLAN_8021AD ? bpf_htons(ETH_P_8021AD) : bpf_htons(ETH_P_8021Q),
 			       vlan & VLAN_ID)))

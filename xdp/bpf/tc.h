@@ -48,6 +48,7 @@ static long (*const bpf_skb_vlan_push)(void *skb, __be16 proto, __u16 tci) = (vo
 static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
 					__u32 len) = (void *)26;
 static __u32 (*const bpf_get_hash_recalc)(void *skb) = (void *)34;
+static long (*const bpf_skb_pull_data)(void *skb, __u32 len) = (void *)39;
 static long (*const bpf_skb_adjust_room)(void *skb, int difference, __u32 mode,
 					 __u64 flags) = (void *)50;
 

@@ -168,6 +168,7 @@ _Static_assert(sizeof(struct path) == 60, "path is shared with Go");
 #define HOP_IPV6 (1ULL << 51)
 #define HOP_GRE (1ULL << 52) /* what follows the outer IP header; neither: ipip */
 #define HOP_GUE (1ULL << 53)
+#define HOP_CHECKSUM (1ULL << 54) /* of gue: a UDP checksum */
 #define HOP_VLAN (1ULL << 55) /* the path has a VLAN: its line is not read to see that it has none */
 
 struct backend {
