@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/halfproxy/halfproxy/admin"
 )
 
 // built is the path of halfproxy as users run it, built once for all tests.
@@ -104,6 +106,46 @@ func settle(t *testing.T, l *Lab) {
 	if err := l.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// reconfigure has every node take the lab's file with other options in the place of the
+// services' ports, and waits until all go by it.
+func reconfigure(t *testing.T, l *Lab, options string) {
+	t.Helper()
+	ports := fmt.Sprintf("ports: [tcp/%d]", servicePort)
+	configOf := func(n *Node) string {
+		status, err := n.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return status.ConfigDigest
+	}
+	for i, n := range l.Nodes() {
+		before := configOf(n)
+		if err := l.writeConfig(i); err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(n.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.ReplaceAll(string(content), ports, options)
+		if changed == string(content) {
+			t.Fatalf("%s: no %q to change", n.config, ports)
+		}
+		if err := os.WriteFile(n.config, []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := admin.NewClient(n.Socket).Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(10 * time.Second); configOf(n) == before; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%s does not go by its new configuration", n.Name)
+			}
+		}
+	}
+	settle(t, l)
 }
 
 func needRoot(t *testing.T) {
