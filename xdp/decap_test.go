@@ -407,7 +407,7 @@ func TestECNIsSettledWhenTheHeadersComeOff(t *testing.T) {
 func TestECNKeepsTheHeadersChecksumRight(t *testing.T) {
 	d := newDecap(t, allTunnels)
 	for id := range 0x10000 {
-		if id%7 != 0 && id < 0xff00 {
+		if id%inShort(7, 101) != 0 && id < 0xff00 {
 			continue
 		}
 		// The identification moves the sum through all its values.

@@ -124,7 +124,7 @@ func TestTheProgramHashesAndPicksSlotsAsItShould(t *testing.T) {
 			web.HashKey[i] = byte(random.Uint32())
 		}
 		apply(t, d, web)
-		for range 200 {
+		for range inShort(200, 10) {
 			var a [16]byte
 			binary.NativeEndian.PutUint64(a[:], random.Uint64())
 			binary.NativeEndian.PutUint64(a[8:], random.Uint64())
@@ -157,7 +157,7 @@ func TestServicesHashTheFieldsThatTheyName(t *testing.T) {
 			web := serving(table("web", lb.L2, size, nil, "203.0.113.1"), []string{"10.0.0.0/8", "2001:db8::/32"}, tcpPort(1, 65535), udpPort(1, 65535))
 			web.Service.Hash = fields
 			apply(t, d, web)
-			for range 100 {
+			for range inShort(100, 10) {
 				var a [16]byte
 				binary.NativeEndian.PutUint64(a[:], random.Uint64())
 				binary.NativeEndian.PutUint64(a[8:], random.Uint64())

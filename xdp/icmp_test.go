@@ -159,7 +159,7 @@ func TestEchoRequestsToAVIPAreAnswered(t *testing.T) {
 		t.Run(r.name, func(t *testing.T) { r.check(t, d) })
 	}
 	// Sums with all sorts of carries: gopacket computes, the program patches.
-	for id := range 2000 {
+	for id := range inShort(2000, 100) {
 		word := uint32(id * 0x00010431)
 		ttl := packet.TTL(uint8(id))
 		for _, tt := range []struct{ in, want []byte }{

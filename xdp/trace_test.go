@@ -63,7 +63,7 @@ func TestATraceTellsWhatHappensToTheFlowsPackets(t *testing.T) {
 		{"gue", vips(0x12), near, lb.GUE, node4, "lo"},
 	} {
 		used := make(map[string]bool)
-		for i := range 60 {
+		for i := range inShort(60, 12) {
 			client, vip := fmt.Sprintf("198.51.100.7:%d", 1024+i), service.vips[0]
 			if i%2 == 1 {
 				client, vip = fmt.Sprintf("[2001:db8:100::7]:%d", 1024+i), service.vips[1]
@@ -105,7 +105,7 @@ func TestATraceTellsWhatHappensToTheFlowsPackets(t *testing.T) {
 				t.Errorf("%s %s > %s:\ngot  %+v\nwant %+v", protocol, client, vip, got, want)
 			}
 		}
-		if len(used) != backends {
+		if len(used) < inShort(backends, 3) {
 			t.Errorf("%s: flows of %d backends were traced, want all %d", service.name, len(used), backends)
 		}
 	}

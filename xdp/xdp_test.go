@@ -3,6 +3,7 @@ package xdp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -54,6 +55,26 @@ func needRoot(t testing.TB) {
 	if os.Geteuid() != 0 {
 		t.Skip("loading BPF programs needs root")
 	}
+}
+
+// kernelHas says whether the kernel has what came with this version.
+func kernelHas(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var name unix.Utsname
+	must(t, unix.Uname(&name))
+	var has, hasMinor int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &has, &hasMinor)
+	must(t, err)
+	return has > major || has == major && hasMinor >= minor
+}
+
+// inShort is n, but short in -short mode: every packet takes its time where the
+// machine is an emulated one.
+func inShort(n, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return n
 }
 
 // testLog shows the log of a test that fails.
