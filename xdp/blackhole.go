@@ -11,9 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// blackholeProtocol marks our routes (RTA_PROTOCOL): those of a process that
-// crashed are known again. 176 is nobody's in iproute2's rt_protos or FRR.
-const blackholeProtocol = 176
+// ourProtocol marks our routes (RTA_PROTOCOL) and neighbours (NDA_PROTOCOL): those
+// of a process that crashed are known again. 176 is nobody's in iproute2's
+// rt_protos or FRR.
+const ourProtocol = 176
 
 // blackholePriority, the routes' metric, leaves room before them. It is the one
 // that IPv6 routes have that are given none.
@@ -40,7 +41,7 @@ func (b *blackholes) look() error {
 	}
 	there := make(map[netip.Prefix]bool)
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		filter := &netlink.Route{Protocol: blackholeProtocol, Type: unix.RTN_BLACKHOLE}
+		filter := &netlink.Route{Protocol: ourProtocol, Type: unix.RTN_BLACKHOLE}
 		routes, err := b.netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
 		if err != nil {
 			return fmt.Errorf("list blackhole routes: %w", err)
@@ -109,7 +110,7 @@ func blackhole(vip netip.Prefix) *netlink.Route {
 	return &netlink.Route{
 		Dst:      &net.IPNet{IP: vip.Addr().AsSlice(), Mask: net.CIDRMask(vip.Bits(), vip.Addr().BitLen())},
 		Type:     unix.RTN_BLACKHOLE,
-		Protocol: blackholeProtocol,
+		Protocol: ourProtocol,
 		Priority: blackholePriority,
 	}
 }

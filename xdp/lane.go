@@ -82,7 +82,7 @@ func (d *Dataplane) DialVIP(ctx context.Context, network, service, backend strin
 	if l.silent {
 		// Nobody but a probe may have any use for it at the moment. If that
 		// fails, so will this.
-		_ = d.hops.ask(l.via)
+		_ = keepNeighbour(l.via)
 		return nil, fmt.Errorf("the MAC address of %s, the next hop to %s, is not known: is it up?", l.via.address, l.address)
 	}
 	source := l.source6

@@ -54,7 +54,8 @@ type nextHops struct {
 	neighbours map[neighbour][6]byte     // those with a usable MAC address
 	permanent  map[neighbour]bool        // set by an administrator: left alone
 	routes     map[netip.Addr]*route     // to every backend's address
-	kept       map[neighbour]bool        // that we had the kernel keep
+	kept       map[neighbour]bool        // that we had the kernel keep, or a process before
+	inherited  bool                      // those of a process before are known
 }
 
 // linkFamily is what a link has addresses for.
@@ -129,7 +130,7 @@ func (n *nextHops) read() ([]netlink.Link, error) {
 	for _, l := range links {
 		n.links[l.Attrs().Index] = l
 	}
-	if err := n.readAddresses(); err != nil {
+	if err := errors.Join(n.readAddresses(), n.inherit()); err != nil {
 		return nil, err
 	}
 	clear(n.neighbours)
@@ -278,10 +279,25 @@ func (n *nextHops) own(r *route, ipv4 bool) netip.Addr {
 	return netip.Addr{}
 }
 
+// inherit looks, once, for what a process before had the kernel keep.
+func (n *nextHops) inherit() error {
+	if n.inherited {
+		return nil
+	}
+	keys, err := keptNeighbours()
+	for _, key := range keys {
+		n.kept[key] = true
+	}
+	n.inherited = err == nil
+	return err
+}
+
 // keep has the kernel resolve every next hop, and keep it resolved: packets that
 // the program sends are not seen by the neighbour table, which would forget.
 // Kernels before 5.16 know no managed entries and take it as being asked once.
-func (n *nextHops) keep() error {
+// Those that are not needed any more are let go, unless the program of a process
+// before may need them.
+func (n *nextHops) keep(held bool) error {
 	wanted := make(map[neighbour]bool)
 	for _, r := range n.routes {
 		if r.err == nil && r.looked {
@@ -293,30 +309,18 @@ func (n *nextHops) keep() error {
 		if n.permanent[key] {
 			continue
 		}
-		if err := n.ask(key); err != nil {
+		if err := keepNeighbour(key); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		n.kept[key] = true
 	}
 	for key := range n.kept {
-		if !wanted[key] {
+		if !wanted[key] && !held {
 			errs = append(errs, n.drop(key))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// ask has the kernel resolve a next hop, and keep it resolved where it can.
-func (n *nextHops) ask(key neighbour) error {
-	err := n.netlink.NeighSet(&netlink.Neigh{
-		LinkIndex: key.ifindex, IP: key.address.AsSlice(), Family: family(key.address),
-		Flags: netlink.NTF_USE, FlagsExt: netlink.NTF_EXT_MANAGED,
-	})
-	if err != nil {
-		return fmt.Errorf("have the kernel keep neighbour %s: %w", key.address, err)
-	}
-	return nil
 }
 
 // drop leaves a neighbour to the kernel again, which resolves it anew if it is
@@ -532,7 +536,7 @@ func (d *Dataplane) resolveNew() error {
 			d.pointAll(r)
 		}
 	}
-	return d.hops.keep()
+	return d.hops.keep(d.TakingOver())
 }
 
 // refresh looks at links, neighbours and routes again, all of them.
@@ -548,7 +552,7 @@ func (d *Dataplane) refresh() error {
 		d.hops.look(r)
 		d.pointAll(r)
 	}
-	err = errors.Join(err, d.hops.keep())
+	err = errors.Join(err, d.hops.keep(d.TakingOver()))
 	d.fitProbes()
 	return err
 }

@@ -398,7 +398,7 @@ func (d *Dataplane) adopt(p *port) (bool, error) {
 		return false, err
 	}
 	p.link, p.mode, p.wanted, p.lost, p.held = l, mode, true, nil, true
-	if err := d.blackhole.look(); err != nil { // its routes are ours to remove, too
+	if err := errors.Join(d.blackhole.look(), d.hops.inherit()); err != nil { // ours to remove, too
 		return true, err
 	}
 	d.log.Info("program of the process before goes on until the tables are in", "interface", p.name, "mode", mode)

@@ -1,9 +1,11 @@
 package xdp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -226,6 +228,62 @@ func TestFragmentsThatAreUnderWayFindTheirPortsAfterATakeover(t *testing.T) {
 	if left := r.pinned(t); len(left) > 0 {
 		t.Errorf("left %v", left)
 	}
+}
+
+func TestNeighboursOfBackendsThatWentWhileNoProcessRanAreLetGo(t *testing.T) {
+	if !kernelHas(t, 5, 16) {
+		t.Skip("the kernel has no managed neighbours")
+	}
+	r := newRange(t, 1)
+	managed := func() (found []string) {
+		t.Helper()
+		must(t, r.nodes[0].Do(func() error {
+			list, err := netlink.NeighList(0, netlink.FAMILY_V4)
+			for _, n := range list {
+				if n.FlagsExt&netlink.NTF_EXT_MANAGED != 0 {
+					found = append(found, n.IP.String())
+				}
+			}
+			return err
+		}))
+		slices.Sort(found)
+		return found
+	}
+	want := func(when string, addresses ...string) {
+		t.Helper()
+		if got := managed(); !slices.Equal(got, addresses) {
+			t.Errorf("%s: managed neighbours %v, want %v", when, got, addresses)
+		}
+	}
+	serve := func(d *Dataplane, backends ...string) {
+		t.Helper()
+		must(t, r.nodes[0].Do(func() error {
+			return d.Apply(context.Background(), []lb.Table{table("web", lb.L2, 1021, []string{vip4}, backends...)})
+		}))
+	}
+	must(t, r.nodes[0].Do(func() error { // an administrator's
+		eth0, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.NeighSet(&netlink.Neigh{LinkIndex: eth0.Index, IP: net.ParseIP("10.0.0.77"), Flags: netlink.NTF_USE, FlagsExt: netlink.NTF_EXT_MANAGED})
+	}))
+	d := r.process(t, 0, Native)
+	serve(d, "10.0.0.31", "10.0.0.32")
+	want("served", "10.0.0.31", "10.0.0.32", "10.0.0.77")
+	must(t, d.Leave())
+
+	d = r.process(t, 0, Native)
+	serve(d, "10.0.0.31")
+	want("before the takeover", "10.0.0.31", "10.0.0.32", "10.0.0.77")
+	r.takeOver(t, 0, d)
+	must(t, r.nodes[0].Do(d.refresh))
+	want("after the takeover", "10.0.0.31", "10.0.0.77")
+	must(t, d.Leave())
+
+	d = r.process(t, 0, Native)
+	must(t, r.nodes[0].Do(d.Close)) // before it had tables
+	want("closed", "10.0.0.77")
 }
 
 func TestAnInterfaceThatWentWhileNoProcessRanGetsTheProgramAnew(t *testing.T) {
