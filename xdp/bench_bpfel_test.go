@@ -246,7 +246,8 @@ const (
 	benchVerdictVERDICT_DROP_ICMP_MISMATCH  benchVerdict = 18
 	benchVerdictVERDICT_DROP_ICMP_FRAGMENT  benchVerdict = 19
 	benchVerdictVERDICT_DROP_ICMP_LIMITED   benchVerdict = 20
-	benchVerdictVERDICT_MAX                 benchVerdict = 21
+	benchVerdictVERDICT_DROP_ECHO_LIMITED   benchVerdict = 21
+	benchVerdictVERDICT_MAX                 benchVerdict = 22
 )
 
 type benchVipBucket struct {
@@ -277,6 +278,7 @@ const (
 	benchMapBackends        = "backends"
 	benchMapDenied          = "denied"
 	benchMapDirectory       = "directory"
+	benchMapEchoLimits      = "echo_limits"
 	benchMapFragments       = "fragments"
 	benchMapLimits          = "limits"
 	benchMapLooks           = "looks"
@@ -354,6 +356,7 @@ type benchMapSpecs struct {
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Directory       *ebpf.MapSpec `ebpf:"directory"`
+	EchoLimits      *ebpf.MapSpec `ebpf:"echo_limits"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
@@ -405,6 +408,7 @@ type benchMaps struct {
 	Backends        *ebpf.Map `ebpf:"backends"`
 	Denied          *ebpf.Map `ebpf:"denied"`
 	Directory       *ebpf.Map `ebpf:"directory"`
+	EchoLimits      *ebpf.Map `ebpf:"echo_limits"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
@@ -427,6 +431,7 @@ func (m *benchMaps) Close() error {
 		m.Backends,
 		m.Denied,
 		m.Directory,
+		m.EchoLimits,
 		m.Fragments,
 		m.Limits,
 		m.Looks,

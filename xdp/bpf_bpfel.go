@@ -246,7 +246,8 @@ const (
 	bpfVerdictVERDICT_DROP_ICMP_MISMATCH  bpfVerdict = 18
 	bpfVerdictVERDICT_DROP_ICMP_FRAGMENT  bpfVerdict = 19
 	bpfVerdictVERDICT_DROP_ICMP_LIMITED   bpfVerdict = 20
-	bpfVerdictVERDICT_MAX                 bpfVerdict = 21
+	bpfVerdictVERDICT_DROP_ECHO_LIMITED   bpfVerdict = 21
+	bpfVerdictVERDICT_MAX                 bpfVerdict = 22
 )
 
 type bpfVipBucket struct {
@@ -278,6 +279,7 @@ const (
 	bpfMapBackends        = "backends"
 	bpfMapDenied          = "denied"
 	bpfMapDirectory       = "directory"
+	bpfMapEchoLimits      = "echo_limits"
 	bpfMapFragments       = "fragments"
 	bpfMapLimits          = "limits"
 	bpfMapLooks           = "looks"
@@ -350,6 +352,7 @@ type bpfMapSpecs struct {
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Directory       *ebpf.MapSpec `ebpf:"directory"`
+	EchoLimits      *ebpf.MapSpec `ebpf:"echo_limits"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
@@ -398,6 +401,7 @@ type bpfMaps struct {
 	Backends        *ebpf.Map `ebpf:"backends"`
 	Denied          *ebpf.Map `ebpf:"denied"`
 	Directory       *ebpf.Map `ebpf:"directory"`
+	EchoLimits      *ebpf.Map `ebpf:"echo_limits"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
@@ -419,6 +423,7 @@ func (m *bpfMaps) Close() error {
 		m.Backends,
 		m.Denied,
 		m.Directory,
+		m.EchoLimits,
 		m.Fragments,
 		m.Limits,
 		m.Looks,

@@ -160,6 +160,8 @@ func TestEchoRequestsToAVIPAreAnswered(t *testing.T) {
 	}
 	// Sums with all sorts of carries: gopacket computes, the program patches.
 	for id := range inShort(2000, 100) {
+		must(t, d.store.maps[bpfMapEchoLimits].Put(echoBucket(v4), uint64(0)))
+		must(t, d.store.maps[bpfMapEchoLimits].Put(echoBucket(v6), uint64(0)))
 		word := uint32(id * 0x00010431)
 		ttl := packet.TTL(uint8(id))
 		for _, tt := range []struct{ in, want []byte }{
@@ -171,6 +173,53 @@ func TestEchoRequestsToAVIPAreAnswered(t *testing.T) {
 			}
 		}
 	}
+}
+
+// echoBucket is where it stands when a VIP may answer the next ping.
+func echoBucket(vip string) uint32 {
+	a := netip.MustParseAddr(vip)
+	key := bpfVipKey{Address: words(a), Family: 6}
+	if a.Is4() {
+		key.Family = 4
+	}
+	return uint32(vipHash(key)) % 4096
+}
+
+func TestPingsAreLimitedForEachVIPAlone(t *testing.T) {
+	d := newDataplane(t)
+	packetServices(t, d)
+	for _, tt := range []struct{ client, vip, other string }{
+		{"198.51.100.7", "192.0.2.1", "192.0.2.4"},
+		{"2001:db8:100::7", "2001:db8:2::1", "2001:db8:2::4"},
+	} {
+		for _, level := range []struct {
+			name  string
+			debt  time.Duration
+			wants Verdict
+		}{
+			{"full", 0, AnsweredEcho},
+			{"half empty", 50 * time.Millisecond, AnsweredEcho},
+			{"empty", 10 * time.Second, EchoLimited},
+		} {
+			var before, after uint64
+			before = monotonic(t) + uint64(level.debt)
+			must(t, d.store.maps[bpfMapEchoLimits].Put(echoBucket(tt.vip), before))
+			process(t, d, packet.Echo(tt.client, tt.vip), level.wants)
+			must(t, d.store.maps[bpfMapEchoLimits].Lookup(echoBucket(tt.vip), &after))
+			if answered := level.wants == AnsweredEcho; answered && after-before < uint64(time.Millisecond) || !answered && after != before {
+				t.Errorf("%s, %s: took %v from the bucket", tt.vip, level.name, time.Duration(after-before))
+			}
+		}
+		process(t, d, packet.Echo(tt.client, tt.other), AnsweredEcho)
+	}
+}
+
+// monotonic is the time that limits go by.
+func monotonic(t *testing.T) uint64 {
+	t.Helper()
+	var ts unix.Timespec
+	must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts))
+	return uint64(ts.Nano())
 }
 
 // tooBig is what the sender of a frame must get that is too big by mtu.
@@ -225,11 +274,6 @@ func TestTheSenderIsToldWhatIsTooBig(t *testing.T) {
 func TestICMPErrorsAreLimitedForEachServiceAlone(t *testing.T) {
 	d := newDataplane(t)
 	packetServices(t, d)
-	now := func() uint64 {
-		var ts unix.Timespec
-		must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts))
-		return uint64(ts.Nano())
-	}
 	bucket := d.services["four"].number
 	limit := func() (l bpfLimit) {
 		must(t, d.store.maps[bpfMapLimits].Lookup(bucket, &l))
@@ -258,7 +302,7 @@ func TestICMPErrorsAreLimitedForEachServiceAlone(t *testing.T) {
 				{"empty", 10 * time.Second, tt.stops},
 			} {
 				l := bpfLimit{}
-				before := now()
+				before := monotonic(t)
 				*tt.next(&l) = before + uint64(level.debt)
 				must(t, d.store.maps[bpfMapLimits].Put(bucket, l))
 				process(t, d, frame, level.wants)

@@ -46,6 +46,7 @@ halfproxy_backend_packets_total{backend="203.0.113.2",service="web"} 4
 halfproxy_packets_total{verdict="answered_echo"} 0
 halfproxy_packets_total{verdict="answered_too_big"} 0
 halfproxy_packets_total{verdict="denied"} 0
+halfproxy_packets_total{verdict="echo_limited"} 0
 halfproxy_packets_total{verdict="forwarded"} 4
 halfproxy_packets_total{verdict="fragment"} 0
 halfproxy_packets_total{verdict="icmp_fragment"} 0

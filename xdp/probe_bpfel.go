@@ -28,6 +28,7 @@ const (
 	probeMapBackends        = "backends"
 	probeMapDenied          = "denied"
 	probeMapDirectory       = "directory"
+	probeMapEchoLimits      = "echo_limits"
 	probeMapFragments       = "fragments"
 	probeMapLimits          = "limits"
 	probeMapPortRanges      = "port_ranges"
@@ -107,6 +108,7 @@ type probeMapSpecs struct {
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Directory       *ebpf.MapSpec `ebpf:"directory"`
+	EchoLimits      *ebpf.MapSpec `ebpf:"echo_limits"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
@@ -158,6 +160,7 @@ type probeMaps struct {
 	Backends        *ebpf.Map `ebpf:"backends"`
 	Denied          *ebpf.Map `ebpf:"denied"`
 	Directory       *ebpf.Map `ebpf:"directory"`
+	EchoLimits      *ebpf.Map `ebpf:"echo_limits"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
@@ -180,6 +183,7 @@ func (m *probeMaps) Close() error {
 		m.Backends,
 		m.Denied,
 		m.Directory,
+		m.EchoLimits,
 		m.Fragments,
 		m.Limits,
 		m.PortRanges,

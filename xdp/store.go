@@ -43,7 +43,7 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 	}()
 	for _, name := range []string{
 		bpfMapVips, bpfMapPortRanges, bpfMapVipPrefixes, bpfMapDirectory, bpfMapServices, bpfMapSlots, bpfMapBackends,
-		bpfMapBackendCounters, bpfMapVerdicts, bpfMapLimits, bpfMapDenied, bpfMapAllowances, bpfMapSources, bpfMapFragments,
+		bpfMapBackendCounters, bpfMapVerdicts, bpfMapLimits, bpfMapEchoLimits, bpfMapDenied, bpfMapAllowances, bpfMapSources, bpfMapFragments,
 		bpfMapServerIds, bpfMapQuicCounters,
 	} {
 		outgrown := name == bpfMapSlots || name == bpfMapBackends || name == bpfMapBackendCounters

@@ -32,6 +32,7 @@ const (
 	ICMPMismatch  = Verdict(bpfVerdictVERDICT_DROP_ICMP_MISMATCH) // dropped: an ICMP error about a packet that the VIP did not send
 	ICMPFragment  = Verdict(bpfVerdictVERDICT_DROP_ICMP_FRAGMENT) // dropped: an ICMP error about a later fragment
 	ICMPLimited   = Verdict(bpfVerdictVERDICT_DROP_ICMP_LIMITED)  // dropped: more ICMP errors than a service gets
+	EchoLimited   = Verdict(bpfVerdictVERDICT_DROP_ECHO_LIMITED)  // dropped: more pings than a VIP answers
 )
 
 // verdictNames are the verdicts as metrics and people know them.
@@ -57,6 +58,7 @@ var verdictNames = [...]string{
 	ICMPMismatch:   "icmp_mismatch",
 	ICMPFragment:   "icmp_fragment",
 	ICMPLimited:    "icmp_limited",
+	EchoLimited:    "echo_limited",
 }
 
 var _ [len(verdictNames)]struct{} = [bpfVerdictVERDICT_MAX]struct{}{} // one name per verdict

@@ -22,9 +22,12 @@ static __always_inline bool within_limit(__u64 *next, __u64 interval, __u64 burs
 	return true;
 }
 
-/* What each service may be sent of ICMP errors, and may cause: 1,000 a second, 100 at once. */
-#define ERROR_INTERVAL 1000000ULL
-#define ERROR_BURST 100000000ULL
+/*
+ * What each service may be sent of ICMP errors, and may cause, and what each VIP answers of
+ * pings: 1,000 a second, 100 at once.
+ */
+#define ICMP_INTERVAL 1000000ULL
+#define ICMP_BURST 100000000ULL
 
 static __noinline bool is_denied(__u64 source0, __u64 source1, bool ipv6)
 {

@@ -6,6 +6,7 @@
 #include "closer.h"
 #include "encap.h"
 #include "guard.h"
+#include "vip.h"
 
 static __always_inline void swap_macs(struct ethhdr *eth)
 {
@@ -14,6 +15,14 @@ static __always_inline void swap_macs(struct ethhdr *eth)
 	memcpy(mac, eth->h_dest, sizeof(mac));
 	memcpy(eth->h_dest, eth->h_source, sizeof(mac));
 	memcpy(eth->h_source, mac, sizeof(mac));
+}
+
+static __always_inline bool answers_echo(const struct vip_key *vip)
+{
+	__u32 index = vip_hash(vip) & (ECHO_LIMITS - 1);
+	__u64 *next = bpf_map_lookup_elem(&echo_limits, &index);
+
+	return next && within_limit(next, ICMP_INTERVAL, ICMP_BURST);
 }
 
 /* Turns a ping round. The sums do not mind that the addresses change places. */
@@ -190,7 +199,7 @@ static __always_inline enum verdict answer_too_big(struct xdp_md *ctx, const str
 	    mtu < (packet->ipv6 ? 1280 : 68))
 		return VERDICT_DROP_TOO_BIG;
 	limit = bpf_map_lookup_elem(&limits, &to->service);
-	if (!limit || !within_limit(&limit->made, ERROR_INTERVAL, ERROR_BURST))
+	if (!limit || !within_limit(&limit->made, ICMP_INTERVAL, ICMP_BURST))
 		return VERDICT_DROP_TOO_BIG;
 	return packet->ipv6 ? answer_too_big6(ctx, mtu) : answer_too_big4(ctx, mtu);
 }

@@ -14,7 +14,7 @@
  *     |         none, but there are ranges of ports or prefixes: they are looked at
  *     |         none of ours -----------------------------------------> pass
  *     |         denied, or more than its source may send   (guard.h) -> drop
- *     |         a ping -----------------------------------------------> back, answered
+ *     |         a ping, within limits   (icmp.h) ---------------------> back, answered
  *     |         TTL at its end, a fragment of unknown ports, ICMP
  *     |         errors that are false or too many --------------------> drop
  *     |       flow hash -> slot -> backend -> next hop   (hash.h)
@@ -56,7 +56,8 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 		    is_denied(finding->source[0], finding->source[1], packet->ipv6))
 			return VERDICT_DROP_DENIED;
 		if (finding->echo)
-			return VERDICT_ANSWERED_ECHO;
+			return answers_echo(&packet->vip) ? VERDICT_ANSWERED_ECHO :
+							    VERDICT_DROP_ECHO_LIMITED;
 		if (service == NO_SERVICE) /* found by the VIP alone */
 			return VERDICT_DROP_FRAGMENT;
 		if (finding->first)
@@ -66,7 +67,7 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 		return VERDICT_DROP_TTL_EXPIRED;
 	if (finding && finding->error) {
 		limit = bpf_map_lookup_elem(&limits, &service);
-		if (limit && !within_limit(&limit->passed, ERROR_INTERVAL, ERROR_BURST))
+		if (limit && !within_limit(&limit->passed, ICMP_INTERVAL, ICMP_BURST))
 			return VERDICT_DROP_ICMP_LIMITED;
 	}
 	return VERDICT_FORWARDED;

@@ -106,6 +106,18 @@ struct {
 	__type(value, struct limit);
 } limits SEC(".maps");
 
+/*
+ * When a VIP may answer the next ping: ns since boot. It has one of these by its hash, and
+ * may share it: a VIP of a prefix has no entry of its own elsewhere.
+ */
+#define ECHO_LIMITS 4096
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ECHO_LIMITS);
+	__type(key, __u32);
+	__type(value, __u64);
+} echo_limits SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

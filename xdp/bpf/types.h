@@ -35,6 +35,7 @@ enum verdict {
 	VERDICT_DROP_ICMP_MISMATCH, /* an error about a packet that the VIP did not send */
 	VERDICT_DROP_ICMP_FRAGMENT, /* an error about a fragment that has no ports */
 	VERDICT_DROP_ICMP_LIMITED,  /* more errors than the service is to get */
+	VERDICT_DROP_ECHO_LIMITED,  /* more pings than a VIP answers */
 
 	VERDICT_MAX,
 };
