@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,7 @@ type Cluster struct {
 	log       *slog.Logger
 	timing    timing
 	transport memberlist.NodeAwareTransport
+	keyring   *memberlist.Keyring
 	started   time.Time
 	notices   notices
 	metrics   metrics
@@ -80,6 +82,7 @@ type Cluster struct {
 	ran     atomic.Bool
 
 	mu      sync.Mutex // guards what follows; memberlist's locks and the queue's come before it
+	joins   []string   // as Config.Join
 	roster  roster
 	encoded []byte // the report of the own record
 	leaving bool
@@ -133,11 +136,13 @@ func newCluster(cfg Config, t timing, wrap func(memberlist.NodeAwareTransport) m
 		cfg:     cfg,
 		log:     cfg.Log.With("part", "cluster"),
 		timing:  t,
+		joins:   slices.Clone(cfg.Join),
 		started: time.Now(),
 		changes: make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
 		news:    make(chan struct{}, 1),
 	}
+	c.keyring, _ = memberlist.NewKeyring(cfg.Keys, cfg.Keys[0]) // validate has checked them
 	c.queue = &memberlist.TransmitLimitedQueue{
 		NumNodes:       func() int { return int(c.size.Load()) },
 		RetransmitMult: 4,
@@ -175,20 +180,30 @@ func (cfg Config) validate() error {
 	if !at.IsValid() || at.IsUnspecified() || at.IsMulticast() || at.Is4In6() || at.Zone() != "" || cfg.Listen.Port() == 0 {
 		errs = append(errs, fmt.Errorf("listen address %s must be an address of this host and a port: the other members reach this one there", cfg.Listen))
 	}
-	for i, hostPort := range cfg.Join {
+	return errors.Join(append(errs, checkJoin(cfg.Join, cfg.Listen), checkKeys(cfg.Keys))...)
+}
+
+func checkJoin(join []string, listen netip.AddrPort) error {
+	var errs []error
+	for i, hostPort := range join {
 		host, _, err := splitHostPort(hostPort)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("join[%d] %q: %w", i, hostPort, err))
 			continue
 		}
-		if address, err := netip.ParseAddr(host); err == nil && at.IsValid() && address.Unmap().Is4() != at.Is4() {
-			errs = append(errs, fmt.Errorf("join[%d] %q is of another address family than the listen address %s: members must share one", i, hostPort, cfg.Listen))
+		if address, err := netip.ParseAddr(host); err == nil && listen.IsValid() && address.Unmap().Is4() != listen.Addr().Is4() {
+			errs = append(errs, fmt.Errorf("join[%d] %q is of another address family than the listen address %s: members must share one", i, hostPort, listen))
 		}
 	}
-	if len(cfg.Keys) == 0 {
-		errs = append(errs, errors.New("no key: whoever reaches the port could join; make one with `head -c 32 /dev/urandom | base64`"))
+	return errors.Join(errs...)
+}
+
+func checkKeys(keys [][]byte) error {
+	if len(keys) == 0 {
+		return errors.New("no key: whoever reaches the port could join; make one with `head -c 32 /dev/urandom | base64`")
 	}
-	for i, key := range cfg.Keys {
+	var errs []error
+	for i, key := range keys {
 		if err := memberlist.ValidateKey(key); err != nil {
 			errs = append(errs, fmt.Errorf("key %d is %d bytes long: it must be 16, 24 or 32", i+1, len(key)))
 		}
@@ -198,6 +213,37 @@ func (cfg Config) validate() error {
 
 func (c *Cluster) libraryLog() *log.Logger {
 	return log.New(libraryLog{log: c.log, notices: &c.notices, refuse: c.refuse}, "", 0)
+}
+
+// SetKeys makes keys the whole of what decrypts, and the first what encrypts, as
+// Config.Keys. No connection or record is lost as long as each member has the key
+// that any other encrypts by.
+func (c *Cluster) SetKeys(keys [][]byte) error {
+	if err := checkKeys(keys); err != nil {
+		return err
+	}
+	var errs []error
+	for _, key := range keys {
+		errs = append(errs, c.keyring.AddKey(key))
+	}
+	errs = append(errs, c.keyring.UseKey(keys[0]))
+	for _, key := range c.keyring.GetKeys() {
+		if !slices.ContainsFunc(keys, func(k []byte) bool { return bytes.Equal(k, key) }) {
+			errs = append(errs, c.keyring.RemoveKey(key))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// SetJoin makes join the whole of whom this member looks for, as Config.Join.
+func (c *Cluster) SetJoin(join []string) error {
+	if err := checkJoin(join, c.cfg.Listen); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.joins = slices.Clone(join)
+	return nil
 }
 
 // Publish makes r what this member tells the others, whole each time. It does

@@ -470,6 +470,51 @@ func TestKeysCanBeChangedOneMemberAfterTheOther(t *testing.T) {
 	a.waitConfig(5*time.Second, "lb2", 2)
 }
 
+func TestKeysAreChangedWithoutAStop(t *testing.T) {
+	t.Parallel()
+	members := launchAll(t, 3)
+	told := lb.Digest(0)
+	steps := [][][]byte{{key, otherKey}, {otherKey, key}, {otherKey}}
+	for _, keys := range steps {
+		for _, m := range members {
+			if err := m.SetKeys(keys); err != nil {
+				t.Fatal(err)
+			}
+			told++
+			m.Publish(lb.Report{Config: told})
+			for _, other := range members {
+				other.waitConfig(5*time.Second, m.cfg.Name, told)
+			}
+		}
+	}
+	for _, m := range members {
+		if got := m.refused(refusedKey); got != 0 {
+			t.Errorf("%s: refused %v messages for their key, want none", m.cfg.Name, got)
+		}
+	}
+
+	stranger := configOf("lb9", loopback(), members[0].cfg.Listen)
+	stranger.Keys = [][]byte{key}
+	launch(t, stranger)
+	members[0].wait(10*time.Second, "a refusal of the key that was taken away", func() bool { return members[0].refused(refusedKey) > 0 })
+	if err := members[0].SetKeys([][]byte{{1}}); err == nil || !strings.Contains(err.Error(), "key 1 is 1 bytes long") {
+		t.Errorf("key too short: got %v, want it named", err)
+	}
+}
+
+func TestOneIsFoundWhoIsToJoinFromNowOn(t *testing.T) {
+	t.Parallel()
+	a := launch(t, configOf("lb1", loopback()), inAHurry)
+	b := launch(t, configOf("lb2", loopback()), inAHurry)
+	if err := a.SetJoin([]string{b.cfg.Listen.String()}); err != nil {
+		t.Fatal(err)
+	}
+	a.waitStates(5*time.Second, Alive, Alive)
+	if err := a.SetJoin([]string{"nowhere"}); err == nil || !strings.Contains(err.Error(), `join[0] "nowhere"`) {
+		t.Errorf("no port: got %v, want the entry named", err)
+	}
+}
+
 // Each side has taken the other for dead and memberlist has forgotten it, so
 // nobody speaks to the other side any more, however long it takes.
 func TestAHealedPartitionMerges(t *testing.T) {
@@ -752,7 +797,7 @@ func TestARecordThatJustFitsAPacketIsRelayed(t *testing.T) {
 }
 
 func TestMembersThatDiedAreLookedForWhereTheyWere(t *testing.T) {
-	c := &Cluster{cfg: Config{Join: []string{"192.0.2.2:7946", "lb7.example:7946"}}, roster: testRoster()}
+	c := &Cluster{joins: []string{"192.0.2.2:7946", "lb7.example:7946"}, roster: testRoster()}
 	for _, name := range []string{"lb3", "lb4", "lb5"} {
 		c.roster.join(node(name), epoch)
 	}
@@ -760,9 +805,9 @@ func TestMembersThatDiedAreLookedForWhereTheyWere(t *testing.T) {
 	for _, name := range []string{"lb2", "lb3", "lb5"} {
 		c.roster.gone(name, epoch)
 	}
-	want := []string{"192.0.2.2:7946", "lb7.example:7946", "192.0.2.3:7946"}
-	if got := c.sought(); !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v", got, want)
+	configured, lost := c.sought()
+	if want := []string{"192.0.2.3:7946"}; !slices.Equal(configured, c.joins) || !slices.Equal(lost, want) {
+		t.Errorf("got %v and %v, want %v and %v", configured, lost, c.joins, want)
 	}
 }
 

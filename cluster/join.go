@@ -28,7 +28,8 @@ func (c *Cluster) seek(ctx context.Context, ml *memberlist.Memberlist) {
 		failed := make(map[string]error)
 		var attempts sync.WaitGroup
 		slots := make(chan struct{}, joinsAtOnce)
-		for _, address := range c.sought() {
+		configured, lost := c.sought()
+		for _, address := range slices.Concat(configured, lost) {
 			slots <- struct{}{}
 			attempts.Go(func() {
 				if err := c.join(ctx, ml, address); err != nil {
@@ -43,7 +44,7 @@ func (c *Cluster) seek(ctx context.Context, ml *memberlist.Memberlist) {
 		if ctx.Err() != nil {
 			return
 		}
-		for _, address := range c.cfg.Join {
+		for _, address := range configured {
 			err := failed[address]
 			if err != nil && !complained[address] {
 				c.log.Warn("member to join not reached, trying again for ever", "address", address, "err", err,
@@ -61,17 +62,17 @@ func (c *Cluster) seek(ctx context.Context, ml *memberlist.Memberlist) {
 	}
 }
 
-// sought are the addresses to try, each once.
-func (c *Cluster) sought() []string {
-	list := slices.Clone(c.cfg.Join)
+// sought are the addresses to try, each once: those to join, and those of members
+// that are gone.
+func (c *Cluster) sought() (configured, lost []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, address := range c.roster.lost() {
-		if s := address.String(); !slices.Contains(list, s) {
-			list = append(list, s)
+		if s := address.String(); !slices.Contains(c.joins, s) {
+			lost = append(lost, s)
 		}
 	}
-	return list
+	return c.joins, lost
 }
 
 // join joins the addresses of hostPort that no member has. It is content when

@@ -70,7 +70,7 @@ func (c *Cluster) library() *memberlist.Config {
 	ml.Transport = c.transport
 	ml.BindAddr, ml.BindPort = c.cfg.Listen.Addr().String(), int(c.cfg.Listen.Port())
 	ml.AdvertiseAddr, ml.AdvertisePort = ml.BindAddr, ml.BindPort
-	ml.Keyring, _ = memberlist.NewKeyring(c.cfg.Keys, c.cfg.Keys[0]) // New has checked the keys
+	ml.Keyring = c.keyring
 	ml.Logger = c.libraryLog()
 	ml.Delegate, ml.Events, ml.Conflict = delegate{c}, delegate{c}, delegate{c}
 

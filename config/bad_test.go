@@ -27,9 +27,9 @@ func TestParseRefuses(t *testing.T) {
 		{"a key that nobody knows, close to one", "      interval: 1s", "      intervall: 1s",
 			`halfproxy.yaml:50: services[0] "web": check: unknown key "intervall": did you mean "interval"?`},
 		{"a key that nobody knows, far from any", "  size: 3 ", "  quorum: 3 ",
-			`halfproxy.yaml:15: cluster: unknown key "quorum": known here are name, listen, join, key_file, size, partition_hold`},
+			`halfproxy.yaml:15: cluster: unknown key "quorum": known here are name, listen, join, key_file, size, hash_key_file, partition_hold`},
 		{"a key of another section", "  size: 3 ", "  size: 3\n  asn: 64512 ",
-			`halfproxy.yaml:16: cluster: unknown key "asn": known here are name, listen, join, key_file, size, partition_hold`},
+			`halfproxy.yaml:16: cluster: unknown key "asn": known here are name, listen, join, key_file, size, hash_key_file, partition_hold`},
 		{"a key in the other case", "  asn: 64512", "  ASN: 64512",
 			"halfproxy.yaml:17: bgp.asn is missing: give the number of this node's own autonomous system" + "\n" +
 				`halfproxy.yaml:18: bgp: unknown key "ASN": did you mean "asn"?`},

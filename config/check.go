@@ -118,6 +118,13 @@ func (c *checker) cluster(s clusterSection) Cluster {
 	if path, ok := need(c.report, s.KeyFile, "gossip is always encrypted, name a file that holds base64 keys, one a line", parseText); ok {
 		cluster.Keys = c.keys(s.KeyFile, path)
 	}
+	hashKeys := cluster.Keys
+	if path, ok := want(c.report, s.HashKeyFile, "", parseText); ok && path != "" {
+		hashKeys = c.keys(s.HashKeyFile, path)
+	}
+	if len(hashKeys) > 0 {
+		cluster.HashKey = hashKeys[0]
+	}
 	return cluster
 }
 

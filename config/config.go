@@ -39,13 +39,15 @@ const (
 )
 
 // Cluster is who the other members are. A node without a cluster section stands
-// alone: it has no Name, no valid Listen, no Join and no Keys, and Size is 1.
+// alone: it has no Name, no valid Listen, no Join and no keys, and Size is 1.
 type Cluster struct {
 	Name   string
 	Listen netip.AddrPort
 	Join   []string // host:port, each with its port
 	Keys   [][]byte // 16, 24 or 32 bytes each: the first encrypts, all decrypt
-	Size   int
+	// HashKey keys the flow hashes; the first of Keys where the file names none.
+	HashKey []byte
+	Size    int
 	// PartitionHold is how long verdicts stay as they were without a majority in sight.
 	PartitionHold time.Duration
 }

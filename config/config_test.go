@@ -245,11 +245,26 @@ func TestLoadReadsTheSecretsBesideTheFile(t *testing.T) {
 	if got := cfg.Cluster.Keys; !reflect.DeepEqual(got, want) {
 		t.Errorf("keys: got %q, want %q", got, want)
 	}
+	if got := cfg.Cluster.HashKey; !reflect.DeepEqual(got, want[0]) {
+		t.Errorf("key of the flow hashes: got %q, want the first of the others", got)
+	}
 	if got, want := cfg.BGP.Peers[0].Password, "correct horse"; got != want {
 		t.Errorf("password: got %q, want %q", got, want)
 	}
 	if got := cfg.BGP.Peers[1].Password; got != "" {
 		t.Errorf("password of a peer without password_file: got %q, want none", got)
+	}
+}
+
+func TestLoadTakesTheKeyOfTheFlowHashesFromAFileOfItsOwn(t *testing.T) {
+	folder := t.TempDir()
+	write(t, folder, "cluster.key", 0o600, key(32, 'b')+"\n"+key(32, 'a'))
+	write(t, folder, "bgp.password", 0o640, "correct horse\n")
+	write(t, folder, "hash.key", 0o600, key(32, 'a'))
+	file := strings.Replace(relative(t), "key_file: cluster.key", "key_file: cluster.key\n  hash_key_file: hash.key", 1)
+	cfg, err := Load(write(t, folder, "halfproxy.yaml", 0o644, file))
+	if got, want := cfg.Cluster.HashKey, strings.Repeat("a", 32); err != nil || string(got) != want {
+		t.Errorf("got %q and %v, want %q", got, err, want)
 	}
 }
 

@@ -31,6 +31,10 @@ type clusterSection struct {
 	KeyFile value       `yaml:"key_file"` // required: base64 keys of 16, 24 or 32 bytes, one a line; the first encrypts, all decrypt
 	Size    value       `yaml:"size"`     // nodes there should be, a verdict needs a majority of these; default: those of join, and this one
 
+	// A file like key_file, whose first key keys the flow hashes: while it stays, keys of
+	// key_file come and go without a flow's moving. Default: key_file.
+	HashKeyFile value `yaml:"hash_key_file"`
+
 	// How long verdicts stay as they were while fewer than a majority is in sight; then those in sight decide. 0s to 1h; default: 15s.
 	PartitionHold value `yaml:"partition_hold"`
 }

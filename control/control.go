@@ -151,6 +151,15 @@ func (c *Controller) others(records []lb.Record, now time.Time) []lb.Record {
 	return slices.DeleteFunc(inSight(records, now), func(r lb.Record) bool { return r.Member == c.Node })
 }
 
+// SetQuorum makes size the number of members that there should be, and hold how long
+// verdicts stand without a majority of them, as Config.Size and Config.PartitionHold.
+func (c *Controller) SetQuorum(size int, hold time.Duration) {
+	c.stepping.Lock()
+	c.jury.size, c.jury.hold = size, hold
+	c.stepping.Unlock()
+	c.Wake()
+}
+
 // Wake says that the checker or the cluster has news. It does not block.
 func (c *Controller) Wake() {
 	select {

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 // happens, a line ----, and what this node (lb1) did about it and how things
 // stand then. Between blocks 100 ms pass. What can happen:
 //
-//	size N                          how many members there should be (first block only)
+//	size N                          how many members there should be
 //	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P] [quic=N]
 //	remove NAME                     the service goes from the configuration
 //	MEMBER sees X=up Y=down Z=unknown
@@ -103,6 +103,8 @@ func play(t *testing.T, scenario string) string {
 	return out.String()
 }
 
+const partitionHold = 15 * time.Second
+
 // world is lb1 with everything around it faked.
 type world struct {
 	t *testing.T
@@ -141,7 +143,7 @@ func (w *world) start(ctx context.Context) {
 	ctx, w.stop = context.WithCancel(ctx)
 	handler := slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: withoutTime})
 	w.control = New(Config{
-		Node: "lb1", Size: w.size, PartitionHold: 15 * time.Second, Secret: []byte("secret"),
+		Node: "lb1", Size: w.size, PartitionHold: partitionHold, Secret: []byte("secret"),
 		Dataplane: w, Announcer: w, Cluster: w, Checker: w, Log: slog.New(handler),
 		Orders: w.kept, KeepOrders: func(all []lb.Order) error { w.kept = all; return nil },
 	})
@@ -185,6 +187,9 @@ func (w *world) happen(line string) {
 	switch {
 	case words[0] == "size":
 		w.size = w.number(words[1])
+		if w.control != nil {
+			w.control.SetQuorum(w.size, partitionHold)
+		}
 	case words[0] == "service":
 		w.setService(words[1], words[2:])
 	case words[0] == "remove":

@@ -48,7 +48,7 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 		Config:        p.digest,
 		ConfigDiffers: differs.config,
 		InSight:       inSight,
-		Size:          c.Size,
+		Size:          c.jury.size,
 		Frozen:        found.frozen,
 		Orders:        c.orders.inForce(now),
 		Blind:         slices.Sorted(slices.Values(found.blind)),

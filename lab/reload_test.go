@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"encoding/base64"
 	"os"
 	"strings"
 	"syscall"
@@ -80,6 +81,36 @@ func TestAReloadKeepsSessionsAndHealth(t *testing.T) {
 		err := admin.NewClient(node.Socket).Reload(t.Context())
 		if err == nil || !strings.Contains(err.Error(), "section bgp changed") {
 			t.Errorf("got %v, want section bgp named", err)
+		}
+	})
+	t.Run("keys change, and no flow is moved by it", func(t *testing.T) {
+		write(string(original))
+		if err := admin.NewClient(node.Socket).Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		before := status().Services[0].TableDigest
+		old, err := os.ReadFile(l.keyFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		renewed := base64.StdEncoding.EncodeToString([]byte("a key of thirty-two bytes, as is")) + "\n" + string(old)
+		for path, content := range map[string]string{l.keyFile(): renewed, l.keyFile() + ".hash": string(old)} {
+			if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := admin.NewClient(node.Socket).Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "cluster.hash_key_file") {
+			t.Errorf("got %v, want it refused and the remedy named", err)
+		}
+		write(strings.Replace(string(original), "key_file: "+l.keyFile(), "key_file: "+l.keyFile()+"\n  hash_key_file: "+l.keyFile()+".hash", 1))
+		if err := admin.NewClient(node.Socket).Reload(t.Context()); err != nil {
+			t.Errorf("with a key of its own for the hashes: %v", err)
+		}
+		if got := status().Services[0].TableDigest; got != before {
+			t.Errorf("table digest: got %s, want %s as before", got, before)
+		}
+		if err := os.WriteFile(l.keyFile(), old, 0o600); err != nil {
+			t.Fatal(err)
 		}
 	})
 	t.Run("a deny list is taken, and anew when its file is replaced", func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,23 +116,29 @@ func TestANodeThatCannotStartSaysWhy(t *testing.T) {
 func TestAReloadThatNeedsARestartNamesEverySection(t *testing.T) {
 	base := config.Config{
 		Node:     config.Node{Name: "lb1", Interfaces: []string{"eth0"}},
+		Cluster:  config.Cluster{Name: "edge", Listen: netip.MustParseAddrPort("10.0.1.1:7946"), Keys: [][]byte{{1}}, HashKey: []byte{1}, Size: 2},
 		BGP:      config.BGP{ASN: 64512, Peers: []config.Peer{{ASN: 64500}}},
 		Services: []lb.Service{{Name: "web"}},
 	}
 	good := base
 	good.Services = nil
 	good.BGP.Peers = []config.Peer{{ASN: 64501}, {ASN: 64502}}
+	good.Cluster.Keys = [][]byte{{2}, {1}}
+	good.Cluster.Join = []string{"10.0.1.3:7946"}
+	good.Cluster.Size = 3
 	if err := restartNeeded(base, good); err != nil {
-		t.Errorf("other services and peers: got %v, want it taken", err)
+		t.Errorf("other services, peers, keys and members: got %v, want it taken", err)
 	}
 
 	bad := base
 	bad.Node.Interfaces = []string{"eth1"}
+	bad.Cluster.Name = "core"
+	bad.Cluster.HashKey = []byte{2}
 	bad.BGP.ASN = 64513
 	bad.BGP.Peers = nil
 	bad.Admin.Socket = "/elsewhere"
 	err := restartNeeded(base, bad)
-	for _, want := range []string{"section node", "section bgp", "section admin", "bgp.peers"} {
+	for _, want := range []string{"section node", "section cluster", "cluster.hash_key_file", "section bgp", "section admin", "bgp.peers"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want it to name %s", err, want)
 		}

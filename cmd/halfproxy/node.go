@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -110,7 +111,7 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	if cfg.Cluster.Alone() {
 		controls.Secret = machineSecret()
 	} else {
-		controls.Secret = cfg.Cluster.Keys[0]
+		controls.Secret = cfg.Cluster.HashKey
 		n.members, err = cluster.New(cluster.Config{
 			Name: cfg.Node.Name, Cluster: cfg.Cluster.Name, Listen: cfg.Cluster.Listen, Join: cfg.Cluster.Join,
 			Keys: cfg.Cluster.Keys, StateDir: stateDir, Log: log, Registerer: registry,
@@ -287,6 +288,15 @@ func (n *node) reload(ctx context.Context) error {
 			return fmt.Errorf("change bgp.peers: %w", err)
 		}
 	}
+	if n.members != nil {
+		if err := n.members.SetKeys(cfg.Cluster.Keys); err != nil {
+			return fmt.Errorf("change cluster.key_file: %w", err)
+		}
+		if err := n.members.SetJoin(cfg.Cluster.Join); err != nil {
+			return fmt.Errorf("change cluster.join: %w", err)
+		}
+	}
+	n.control.SetQuorum(cfg.Cluster.Size, cfg.Cluster.PartitionHold)
 	if err := n.dataplane.Deny(cfg.Denied); err != nil {
 		return fmt.Errorf("change node.deny_file: %w", err)
 	}
@@ -300,6 +310,11 @@ func (n *node) reload(ctx context.Context) error {
 // while the node runs.
 func restartNeeded(old, new config.Config) error {
 	old.Node.DenyFile = new.Node.DenyFile
+	was, is := old.Cluster, new.Cluster
+	if !was.Alone() && !is.Alone() {
+		old.Cluster = config.Cluster{Name: was.Name, Listen: was.Listen}
+		new.Cluster = config.Cluster{Name: is.Name, Listen: is.Listen}
+	}
 	oldBGP, newBGP := old.BGP, new.BGP
 	oldBGP.Peers, newBGP.Peers = nil, nil
 	var errs []error
@@ -319,6 +334,10 @@ func restartNeeded(old, new config.Config) error {
 	}
 	if (len(old.BGP.Peers) == 0) != (len(new.BGP.Peers) == 0) {
 		errs = append(errs, errors.New("bgp.peers goes from none to some or back, which a reload cannot follow: restart the node"))
+	}
+	if !was.Alone() && !is.Alone() && !bytes.Equal(was.HashKey, is.HashKey) {
+		errs = append(errs, errors.New("the key of the flow hashes changed, and every flow would go to another backend: "+
+			"name a copy of the file that cluster.key_file was as cluster.hash_key_file, or restart all nodes at once"))
 	}
 	return errors.Join(errs...)
 }
