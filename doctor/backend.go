@@ -92,7 +92,7 @@ func addRoute(cfg Config, w way) string {
 // narrowWay finds a way that has no room for an outer header around packets of
 // the usual size. The size is that of the biggest, 0 if they all fit.
 func narrowWay(w way, who string) (Finding, int) {
-	outer := outerHeader(w.forward, w.address)
+	outer := w.forward.Overhead(w.address)
 	size := packetSize + outer
 	if outer == 0 || w.mtu >= size {
 		return Finding{}, 0
@@ -121,7 +121,7 @@ func narrowWay(w way, who string) (Finding, int) {
 // advmss makes a backend offer an MSS that leaves room for the outer header.
 func advmss(w way) string {
 	const ipv4, ipv6 = 40, 60 // headers of IP and TCP
-	room := w.mtu - outerHeader(w.forward, w.address)
+	room := w.mtu - w.forward.Overhead(w.address)
 	var commands []string
 	if w.ipv4 {
 		commands = append(commands, fmt.Sprintf("ip route change $(ip route show default) advmss %d", room-ipv4))
@@ -130,25 +130,6 @@ func advmss(w way) string {
 		commands = append(commands, fmt.Sprintf("ip -6 route change $(ip -6 route show default) advmss %d", room-ipv6))
 	}
 	return strings.Join(commands, " && ")
-}
-
-// outerHeader is the size of what forward puts before a packet to a backend at
-// address.
-func outerHeader(forward lb.Forward, address netip.Addr) int {
-	const gre, udp, gue = 4, 8, 4
-	size := 20
-	if address.Is6() {
-		size = 40
-	}
-	switch forward {
-	case lb.L2:
-		return 0
-	case lb.GRE:
-		size += gre
-	case lb.GUE:
-		size += udp + gue
-	}
-	return size
 }
 
 // noNeighbour is the finding that hop, the way to all of ways, does not answer.

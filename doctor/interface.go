@@ -249,7 +249,7 @@ func nativeMTU(h host, l link) (int, string) {
 // tunnelled is the name of a service whose packets get an outer header.
 func tunnelled(cfg Config) string {
 	for _, s := range cfg.Services {
-		if outerHeader(s.Forward, s.VIPs[0].Addr()) > 0 {
+		if s.Forward.Overhead(s.VIPs[0].Addr()) > 0 {
 			return s.Name
 		}
 	}

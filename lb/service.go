@@ -92,6 +92,25 @@ func (f Forward) String() string {
 	return fmt.Sprintf("forward-%d", uint8(f))
 }
 
+// Overhead is how many bytes it makes a packet longer on its way to a backend at
+// address: the outer headers of xdp/bpf/encap.h.
+func (f Forward) Overhead(address netip.Addr) int {
+	const gre, udp, gue = 4, 8, 4
+	outer := 20
+	if address.Is6() {
+		outer = 40
+	}
+	switch f {
+	case IPIP:
+		return outer
+	case GRE:
+		return outer + gre
+	case GUE:
+		return outer + udp + gue
+	}
+	return 0
+}
+
 // DefaultGUEPort is the UDP port that IANA gave to GUE.
 const DefaultGUEPort = 6080
 

@@ -11,8 +11,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/halfproxy/halfproxy/lb"
 )
 
 // laneID is a backend of a service.
@@ -45,29 +43,11 @@ func (d *Dataplane) setLane(b *backend, r *route, hop uint64) {
 	l := lane{
 		number: b.number, address: r.address, via: r.via,
 		source4: r.own4, source6: r.own6,
-		room: r.mtu - overhead(b.forward, r.address), silent: hop&hopResolved == 0, problem: b.problem,
+		room: r.mtu - b.forward.Overhead(r.address), silent: hop&hopResolved == 0, problem: b.problem,
 	}
 	d.probes.mu.Lock()
 	defer d.probes.mu.Unlock()
 	d.probes.lanes[b.lane()] = l
-}
-
-// overhead is how much longer packets get on the way to a backend: that of
-// bpf/encap.h.
-func overhead(f lb.Forward, to netip.Addr) int {
-	outer := 40
-	if to.Is4() {
-		outer = 20
-	}
-	switch f {
-	case lb.IPIP:
-		return outer
-	case lb.GRE:
-		return outer + 4
-	case lb.GUE:
-		return outer + 8 + 4
-	}
-	return 0
 }
 
 // DialVIP connects to a VIP as it is served by one backend of a service, whose
