@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +22,11 @@ import (
 )
 
 var errEnded = errors.New("it ended")
+
+// Socket is where the BFD process of the node with this admin socket is asked.
+func Socket(admin string) string {
+	return strings.TrimSuffix(admin, filepath.Ext(admin)) + "-bfd.sock"
+}
 
 // Client has another process keep sessions, and starts that where there is none.
 type Client struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/bfd"
 )
 
 // A node's link is cut, which tells the router nothing: without BFD it would send to
@@ -67,7 +68,7 @@ func bfdProcess(t *testing.T, n *Node) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket := strings.TrimSuffix(n.Socket, ".sock") + "-bfd.sock"
+	socket := bfd.Socket(n.Socket)
 	for _, file := range files {
 		line, err := os.ReadFile(file)
 		if err == nil && strings.Contains(string(line), "\x00bfd\x00--socket\x00"+socket) {

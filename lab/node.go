@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -148,5 +147,5 @@ func (n *Node) stop() error {
 		err = p.stop()
 	}
 	// It outlives a node that was killed.
-	return errors.Join(err, bfd.Bye(strings.TrimSuffix(n.Socket, ".sock")+"-bfd.sock"))
+	return errors.Join(err, bfd.Bye(bfd.Socket(n.Socket)))
 }

@@ -6,9 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -71,11 +69,6 @@ func raisePriority() error {
 		}
 	}
 	return nil
-}
-
-// bfdSocket stands beside the admin socket, one a node.
-func bfdSocket(cfg config.Config) string {
-	return strings.TrimSuffix(cfg.Admin.Socket, filepath.Ext(cfg.Admin.Socket)) + "-bfd.sock"
 }
 
 // startBFD starts the process, which is to outlive this one.

@@ -131,7 +131,8 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 			return nil, err
 		}
 		controls.Announcer = n.speaker
-		n.bfd = bfd.NewClient(bfdSocket(cfg), func() error { return startBFD(bfdSocket(cfg)) }, log)
+		socket := bfd.Socket(cfg.Admin.Socket)
+		n.bfd = bfd.NewClient(socket, func() error { return startBFD(socket) }, log)
 		registry.MustRegister(n.bfd)
 		if err := n.bfd.SetPeers(bfdPeers(cfg)); err != nil {
 			return nil, err
