@@ -91,7 +91,7 @@ type Backend struct {
 	Packets          uint64     `json:"packets"`
 	Bytes            uint64     `json:"bytes"`
 	Flows            uint64     `json:"flows"`      // opened: of TCP and SCTP
-	LastError        string     `json:"last_error"` // of the last check from here; empty if it passed
+	LastError        string     `json:"last_error"` // of the last check from here, or why it is held down; else empty
 }
 
 // Peer is a router that this node speaks BGP with.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -356,7 +357,7 @@ func TestParseRefuses(t *testing.T) {
 
 		// check
 		{"a check that there is not", "type: tcp,", "type: ping,",
-			`halfproxy.yaml:65: services[1] "dns": check.type "ping" is unknown: choose tcp or http`},
+			`halfproxy.yaml:65: services[1] "dns": check.type "ping" is unknown: choose tcp, http, https, grpc, dns, udp or exec`},
 		{"a port out of range", "port: 80", "port: 65536",
 			`halfproxy.yaml:46: services[0] "web": check.port 65536 is out of range: give a number from 1 to 65535`},
 		{"no port, and no TCP port either", "ports: [udp/53, tcp/53]", "ports: [udp/53]",
@@ -364,7 +365,7 @@ func TestParseRefuses(t *testing.T) {
 		{"no check at all, and no TCP port either", "ports: [udp/53, tcp/53]\n    forward: ipip\n    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}\n    check: {type: tcp, via: direct}", "ports: [udp/53]\n    backends: [{name: ns1, address: 10.9.0.11}]",
 			`halfproxy.yaml:58: services[1] "dns": check.port is missing and the service has no TCP port to try: name one that tells whether a backend is well`},
 		{"a path for tcp", "type: tcp,", "type: tcp, path: /,",
-			`halfproxy.yaml:65: services[1] "dns": check.path "/" is of no use to type tcp: remove it, or set type: http`},
+			`halfproxy.yaml:65: services[1] "dns": check.path "/" is of no use to type tcp: remove it, or set type: http or https`},
 		{"a path that is none", "path: /healthz", "path: http://web/healthz",
 			`halfproxy.yaml:47: services[0] "web": check.path "http://web/healthz" is no path of a request: begin it with / and percent-encode what is not plain ASCII`},
 		{"a path with a blank", "path: /healthz", "path: /health z",
@@ -402,6 +403,142 @@ func TestParseRefuses(t *testing.T) {
 			wantErrors(t, err, tt.want)
 			if len(cfg.Services) != 0 || cfg.Node.Name != "" {
 				t.Errorf("a wrong file gives a configuration: %+v", cfg)
+			}
+		})
+	}
+}
+
+// Each row is what stands between the braces of a check; want is all that is said
+// about it, behind its path.
+func TestParseRefusesChecks(t *testing.T) {
+	for _, tt := range []struct{ name, check, want string }{
+		// What a type has no use for.
+		{"options of the web for grpc", "type: grpc, path: /, method: GET, headers: {A: hush}, status: 200, body: ok, body_regexp: ok, http2: true",
+			`path "/" is of no use to type grpc: remove it, or set type: http or https
+method "GET" is of no use to type grpc: remove it, or set type: http or https
+headers is of no use to type grpc: remove it, or set type: http or https
+status 200 is of no use to type grpc: remove it, or set type: http or https
+body "ok" is of no use to type grpc: remove it, or set type: http or https
+body_regexp "ok" is of no use to type grpc: remove it, or set type: http or https
+http2 true is of no use to type grpc: remove it, or set type: http or https`},
+		{"options of tls for http", "type: http, tls: true, verify: false, ca_file: ca.pem, cert_file: node.crt, key_file: node.key, service: shop.Cart",
+			`tls true is of no use to type http: remove it, or set type: grpc
+verify false is of no use to type http: remove it, or set type: https or grpc
+ca_file "ca.pem" is of no use to type http: remove it, or set type: https or grpc
+cert_file "node.crt" is of no use to type http: remove it, or set type: https or grpc
+key_file "node.key" is of no use to type http: remove it, or set type: https or grpc
+service "shop.Cart" is of no use to type http: remove it, or set type: grpc`},
+		{"options of dns for tcp", "type: tcp, host: www, query: example.org, query_type: A, rcode: NOERROR, over: tcp, answer: 192.0.2.1",
+			`host "www" is of no use to type tcp: remove it, or set type: http, https or grpc
+query "example.org" is of no use to type tcp: remove it, or set type: dns
+query_type "A" is of no use to type tcp: remove it, or set type: dns
+rcode "NOERROR" is of no use to type tcp: remove it, or set type: dns
+over is of no use to type tcp: remove it, or set type: dns
+answer "192.0.2.1" is of no use to type tcp: remove it, or set type: dns or udp`},
+		{"options of udp and exec for dns", "type: dns, query: example.org, payload: ping, payload_hex: 00, answer_hex: 00, silent: true, command: [/bin/check]",
+			`payload "ping" is of no use to type dns: remove it, or set type: udp
+payload_hex 00 is of no use to type dns: remove it, or set type: udp
+answer_hex 00 is of no use to type dns: remove it, or set type: udp
+silent true is of no use to type dns: remove it, or set type: udp
+command is of no use to type dns: remove it, or set type: exec`},
+
+		{"a hold that is too long", "type: tcp, flap_hold: 25h",
+			`flap_hold "25h" is out of range: give a duration from 0s to 24h0m0s`},
+
+		// http, https
+		{"a host with a port", "type: http, host: 'www.example.org:80'",
+			`host "www.example.org:80" is no host name: write one such as www.example.org, without a port`},
+		{"a method that is none", "type: http, method: get",
+			`method "get" is unknown: choose GET, HEAD, OPTIONS or POST`},
+		{"headers that are none", `type: http, headers: {"X Probe": a, Host: www, content-length: 0, A: "one\nhush", B: "", C: [hush]}`,
+			`headers.C is a list, it has to be a single value
+headers has "X Probe", which is no name of a header: use letters, digits and dashes
+headers.Host is set by the probe: give the name as the check's host
+headers.content-length is set by the probe: remove it
+headers.A has a value that is no header's: use plain ASCII, in one line
+headers.B has a value that is no header's: use plain ASCII, in one line`},
+		{"a header given twice", `type: http, headers: {A: hush, A: hush}`,
+			`headers: key "A" is given twice: remove this one or that in line 65`},
+		{"headers in a list", `type: http, headers: ["A: hush"]`,
+			`headers is a list, it has to be a mapping: write key: value`},
+		{"a status that is none", "type: http, status: ok",
+			`status "ok" is no set of statuses: write 200, or "200-299,301", with statuses from 200 to 599`},
+		{"statuses in the wrong order", `type: http, status: "299-200"`,
+			`status "299-200" is no set of statuses: write 200, or "200-299,301", with statuses from 200 to 599`},
+		{"a status that ends no request", `type: http, status: 101`,
+			`status 101 is no set of statuses: write 200, or "200-299,301", with statuses from 200 to 599`},
+		{"a body that is a number", `type: http, body: 42`,
+			`body 42 is not text: put it in quotes`},
+		{"a regular expression that is none", `type: http, body_regexp: "(ok"`,
+			`body_regexp "(ok" is no regular expression (missing closing )): see the syntax of RE2`},
+		{"a body of HEAD", `type: http, method: HEAD, body: ok`,
+			`body "ok" is of no use to method HEAD, whose answer has no body: remove it, or set method: GET`},
+		{"a switch that is neither on nor off", `type: http, http2: on`,
+			`http2 "on" is neither true nor false: write one of them, without quotes`},
+
+		// TLS
+		{"authorities for nothing", "type: https, verify: false, ca_file: ca.pem",
+			`ca_file "ca.pem" is of no use with verify: false: remove one of them`},
+		{"a certificate without a key", "type: https, cert_file: node.crt",
+			`cert_file "node.crt" has no key_file: name the file with its key`},
+		{"a key without a certificate", "type: https, key_file: node.key",
+			`key_file "node.key" has no cert_file: name the file with its certificate`},
+		{"options of tls without tls", "type: grpc, verify: false, ca_file: ca.pem, cert_file: node.crt, key_file: node.key",
+			`verify false is of no use without tls: remove it, or set tls: true
+ca_file "ca.pem" is of no use without tls: remove it, or set tls: true
+cert_file "node.crt" is of no use without tls: remove it, or set tls: true
+key_file "node.key" is of no use without tls: remove it, or set tls: true`},
+
+		// dns
+		{"no query", "type: dns",
+			`query is missing: name something that the servers know, such as example.org`},
+		{"a query that is no name", "type: dns, query: example..org",
+			`query "example..org" is no name in DNS: write one such as example.org, in ASCII`},
+		{"a type of record that there is not", "type: dns, query: example.org, query_type: a",
+			`query_type "a" is unknown: choose A, AAAA, CAA, CNAME, DNSKEY, DS, HTTPS, MX, NAPTR, NS, PTR, SOA, SRV, SVCB or TXT`},
+		{"a code that there is not", "type: dns, query: example.org, rcode: OK",
+			`rcode "OK" is unknown: choose NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED or NOTAUTH`},
+		{"a transport that there is not", "type: dns, query: example.org, over: [udp, tls]",
+			`over[1] "tls" is unknown: choose udp or tcp`},
+		{"no transport", "type: dns, query: example.org, over: []",
+			`over has no entry: choose udp, tcp or both`},
+
+		// udp
+		{"text and digits", "type: udp, payload: ping, payload_hex: 00, answer: pong, answer_hex: 00",
+			`payload_hex 00 says the same as the text in line 65: remove one of them
+answer_hex 00 says the same as the text in line 65: remove one of them`},
+		{"digits that are none", "type: udp, payload_hex: 0g, answer_hex: 000",
+			`payload_hex "0g" is no text of hexadecimal digits: write two a byte, such as "00 ff 1a"
+answer_hex 000 is no text of hexadecimal digits: write two a byte, such as "00 ff 1a"`},
+		{"a packet that is too long", "type: udp, payload: " + strings.Repeat("x", 1201),
+			`payload "` + strings.Repeat("x", 80) + `..." has 1201 bytes, more than fit every packet: give at most 1200`},
+		{"silence of whoever has the vip", "type: udp, silent: true",
+			`silent true would take a backend without the vip for well: set via: direct as well, or have the backends answer`},
+		{"silence and an answer", "type: udp, via: direct, silent: true, answer: pong",
+			`answer "pong" is an answer, and silent: true wants none: remove one of them`},
+
+		// exec
+		{"a way for a program", "type: exec, command: [/bin/check], via: vip",
+			`via "vip" is of no use to type exec, whose program chooses its own way: remove it`},
+		{"no command", "type: exec",
+			`command is missing: give a program's path and its arguments`},
+		{"an empty command", "type: exec, command: []",
+			`command has no entry: give a program's path and its arguments`},
+		{"a command for a shell", "type: exec, command: check --all",
+			`command is a single value, it has to be a list: begin each entry with a dash`},
+		{"a program that would have to be searched", "type: exec, command: [check, --all]",
+			`command[0] "check" is no absolute path of a program: there is no shell and no search, begin it with /`},
+		{"an argument that no program can be given", `type: exec, command: [/bin/check, "\0"]`,
+			`command[1] "\x00" has a NUL byte, which no argument can have: remove it`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse("halfproxy.yaml", []byte(edit(t, "{type: tcp, via: direct}", "{"+tt.check+"}")))
+			got := strings.ReplaceAll(fmt.Sprint(err), `halfproxy.yaml:65: services[1] "dns": check.`, "")
+			if got = strings.ReplaceAll(got, `halfproxy.yaml:65: services[1] "dns": check: `, ""); got != tt.want {
+				t.Errorf("got:\n%s\nwant:\n%s", got, tt.want)
+			}
+			if strings.Contains(got, "hush") {
+				t.Error("the error repeats a secret")
 			}
 		})
 	}

@@ -185,9 +185,3 @@ func (c *checker) belongs(addr netip.Addr, owner string) {
 		c.hosts[addr] = owner
 	}
 }
-
-func (c *checker) unserved(option unserved, remedy string) {
-	if option.state == given {
-		c.at(option.place, "is not supported yet: %s", remedy)
-	}
-}

@@ -91,7 +91,7 @@ type Admin struct {
 	Socket string
 }
 
-// Load reads the file at path and the secret files that it names, whose
+// Load reads the file at path and the files that it names, whose
 // relative paths start at the file's own folder. When something is wrong with
 // what they hold, the error is of type Errors and has all of it.
 func Load(path string) (Config, error) {
@@ -108,13 +108,13 @@ func Load(path string) (Config, error) {
 	return parse(path, data, host{
 		name:   os.Hostname,
 		beside: beside,
-		secret: func(file string) ([]byte, error) { return readSecret(beside(file)) },
+		file:   func(file string, secret bool) ([]byte, error) { return readFile(beside(file), secret) },
 		denied: ReadDenied,
 	})
 }
 
 // Parse is Load for a file that is in memory, called name in errors. It opens
-// no file: keys and passwords stay empty.
+// no file: keys, passwords and certificates stay empty.
 func Parse(name string, data []byte) (Config, error) {
 	return parse(name, data, host{name: os.Hostname})
 }
@@ -122,9 +122,9 @@ func Parse(name string, data []byte) (Config, error) {
 // host is what the machine adds to the file.
 type host struct {
 	name   func() (string, error)
-	beside func(path string) string                  // a path as the file has it, from where the file is; nil: as it is
-	secret func(path string) ([]byte, error)         // nil: secrets are not read
-	denied func(path string) ([]netip.Prefix, error) // nil: the deny list is not read
+	beside func(path string) string                       // a path as the file has it, from where the file is; nil: as it is
+	file   func(path string, secret bool) ([]byte, error) // nil: files are not read
+	denied func(path string) ([]netip.Prefix, error)      // nil: the deny list is not read
 }
 
 func parse(name string, data []byte, h host) (Config, error) {

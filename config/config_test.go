@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -20,11 +21,11 @@ import (
 	"github.com/halfproxy/halfproxy/lb"
 )
 
-// served is the contract's file without what is not built yet.
+// served is the contract's file, with a plainer check of its second service.
 const served = "testdata/contract.yaml"
 
 func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
-	got, err := Parse("halfproxy.yaml", read(t, served))
+	got, err := Parse("halfproxy.yaml", read(t, "testdata/contract-whole.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +39,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 			ASN: 64512, RouterID: netip.MustParseAddr("10.0.1.1"),
 			Communities: []lb.Community{{A: 64512, B: 100}},
 			Peers: []Peer{
-				{Address: netip.MustParseAddr("10.0.1.254"), ASN: 64500, HoldTime: 9 * time.Second, TTLSecurity: true},
+				{Address: netip.MustParseAddr("10.0.1.254"), ASN: 64500, HoldTime: 9 * time.Second, TTLSecurity: true, BFD: BFD{Interval: 100 * time.Millisecond, Multiplier: 3}},
 				{Address: netip.MustParseAddr("2001:db8:1::254"), ASN: 64500, HoldTime: 9 * time.Second},
 			},
 		},
@@ -56,7 +57,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 					{Name: "web2", Address: netip.MustParseAddr("10.0.1.12"), Weight: 50},
 				},
 				Check: lb.Check{
-					Type: lb.CheckHTTP, Via: lb.ViaVIP, Port: 80, Path: "/healthz",
+					Type: lb.CheckHTTP, Via: lb.ViaVIP, Port: 80, Path: "/healthz", Method: "GET", Status: []lb.StatusRange{{First: 200, Last: 299}},
 					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 				},
 				MinHealthy: lb.Quorum{Value: 1},
@@ -72,7 +73,8 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 					{Name: "ns2", Address: netip.MustParseAddr("10.9.0.12"), Weight: 100},
 				},
 				Check: lb.Check{
-					Type: lb.CheckTCP, Port: 53,
+					Type: lb.CheckDNS, Via: lb.ViaVIP, Port: 53, Query: "example.org.", RecordType: "A", Rcode: "NOERROR",
+					Over:     []lb.Protocol{lb.UDP, lb.TCP},
 					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 				},
 				MinHealthy: lb.Quorum{Value: 1},
@@ -82,14 +84,6 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-}
-
-func TestParseRefusesWhatIsNotBuiltYetByName(t *testing.T) {
-	_, err := Parse("halfproxy.yaml", read(t, "testdata/contract-whole.yaml"))
-	wantErrors(t, err, `
-halfproxy.yaml:66: services[1] "dns": check.type "dns" is not supported yet: use tcp or http
-halfproxy.yaml:66: services[1] "dns": check.query is not supported yet: remove it and use type tcp or http
-`)
 }
 
 func TestParseFillsInTheDefaults(t *testing.T) {
@@ -336,7 +330,7 @@ func TestLoadSaysThatASecretIsNotForItsUser(t *testing.T) {
 		// Root reads everything: this thread, which ends with the goroutine, is nobody's.
 		runtime.LockOSThread()
 		_ = syscall.Setfsuid(65534)
-		_, err := readSecret(path)
+		_, err := readFile(path, true)
 		failed <- err
 	}()
 	wantErrors(t, <-failed, "cannot be read: open "+path+": permission denied: let the user that halfproxy runs as read it, as by chgrp and chmod 640")
@@ -389,15 +383,35 @@ func TestTheReferenceFileShowsEveryOption(t *testing.T) {
 	}
 }
 
-// allKeys lists the keys of a part of the shape and of what is in it, but for
-// those that are not served.
+// What docs/health.md shows of checks parses, and it shows every type.
+func TestTheExamplesOfChecksParse(t *testing.T) {
+	shown := make(map[lb.CheckType]bool)
+	for _, part := range strings.Split(string(read(t, "../docs/health.md")), "```yaml\n")[1:] {
+		example, _, _ := strings.Cut(part, "```")
+		indented := "    " + strings.ReplaceAll(strings.TrimSpace(example), "\n", "\n    ")
+		text := strings.Replace(edit(t, "    check: {type: tcp, via: direct}", indented), "[udp/53, tcp/53]", "[tcp/443, tcp/50051, tcp/5432, udp/53, tcp/53, udp/514]", 1)
+		cfg, err := Parse("halfproxy.yaml", []byte(text))
+		if err != nil {
+			t.Errorf("%s\n%v", example, err)
+			continue
+		}
+		shown[cfg.Services[1].Check.Type] = true
+	}
+	for kind, typ := range checkTypes {
+		if !shown[typ] {
+			t.Errorf("docs/health.md has no example of type %s", kind)
+		}
+	}
+}
+
+// allKeys lists the keys of a part of the shape and of what is in it.
 func allKeys(t reflect.Type) []string {
 	if items, isList := t.FieldByName("items"); isList {
 		return allKeys(items.Type.Elem())
 	}
 	var list []string
 	for i := 0; i < t.NumField(); i++ {
-		if key := t.Field(i).Tag.Get("yaml"); key != "" && t.Field(i).Type != reflect.TypeFor[unserved]() {
+		if key := t.Field(i).Tag.Get("yaml"); key != "" {
 			list = append(append(list, key), allKeys(t.Field(i).Type)...)
 		}
 	}
@@ -483,6 +497,84 @@ func TestServicesHaveOptions(t *testing.T) {
 		}
 		if got.Hash != tt.want.Hash || got.Forward != tt.want.Forward || got.GUEPort != tt.want.GUEPort || got.GUEChecksum != tt.want.GUEChecksum || !slices.Equal(got.OuterSources, tt.want.OuterSources) {
 			t.Errorf("%s: got %v, port %d, checksum %v, sources %v", tt.options, got.Forward, got.GUEPort, got.GUEChecksum, got.OuterSources)
+		}
+	}
+}
+
+// Each row is what stands between the braces of a check; without is what every
+// check has.
+func TestChecksAreOfSevenTypes(t *testing.T) {
+	usual := func(c lb.Check) lb.Check {
+		c.Interval, c.Timeout, c.Rise, c.Fall = time.Second, 500*time.Millisecond, 2, 3
+		if c.Type != lb.CheckExec && !c.Silent {
+			c.Via = lb.ViaVIP
+		}
+		return c
+	}
+	web := func(c lb.Check) lb.Check {
+		c.Path, c.Method = cmp.Or(c.Path, "/"), cmp.Or(c.Method, "GET")
+		if c.Status == nil {
+			c.Status = []lb.StatusRange{{First: 200, Last: 299}}
+		}
+		return c
+	}
+	const ports = "[tcp/8080, udp/514, tcp/443, udp/53, tcp/53]"
+	for _, tt := range []struct {
+		check string
+		want  lb.Check
+	}{
+		{"type: tcp", lb.Check{Port: 8080}},
+		{"type: tcp, flap_hold: 5m", lb.Check{Port: 8080, FlapHold: 5 * time.Minute}},
+		{"type: http", web(lb.Check{Type: lb.CheckHTTP, Port: 8080})},
+		{"type: https", web(lb.Check{Type: lb.CheckHTTPS, Port: 443, TLS: true, Verify: true})},
+		{`type: https, verify: false, host: www.example.org, http2: true, method: POST, path: /deep, status: "301, 200-250,240-299", body: ok, body_regexp: "^o.$", headers: {X-Probe: 1, Authorization: Bearer hush}`,
+			web(lb.Check{Type: lb.CheckHTTPS, Port: 443, TLS: true, Host: "www.example.org", HTTP2: true, Method: "POST", Path: "/deep",
+				Status: []lb.StatusRange{{First: 200, Last: 299}, {First: 301, Last: 301}}, Body: "ok", BodyPattern: "^o.$",
+				Headers: []lb.Header{{Name: "Authorization", Value: "Bearer hush"}, {Name: "X-Probe", Value: "1"}}})},
+		{"type: http, status: 204, method: HEAD", web(lb.Check{Type: lb.CheckHTTP, Port: 8080, Method: "HEAD", Status: []lb.StatusRange{{First: 204, Last: 204}}})},
+		{"type: https, ca_file: ca.pem, cert_file: node.crt, key_file: node.key",
+			web(lb.Check{Type: lb.CheckHTTPS, Port: 443, TLS: true, Verify: true, CA: lb.File{Path: "ca.pem"}, Certificate: lb.File{Path: "node.crt"}, Key: lb.File{Path: "node.key"}})},
+		{"type: grpc", lb.Check{Type: lb.CheckGRPC, Port: 8080}},
+		{"type: grpc, port: 50051, tls: true, service: shop.Cart, host: 192.0.2.1", lb.Check{Type: lb.CheckGRPC, Port: 50051, TLS: true, Verify: true, GRPCService: "shop.Cart", Host: "192.0.2.1"}},
+		{"type: dns, query: example.org", lb.Check{Type: lb.CheckDNS, Port: 53, Query: "example.org.", RecordType: "A", Rcode: "NOERROR", Over: []lb.Protocol{lb.UDP, lb.TCP}}},
+		{"type: dns, query: _sip._TCP.example.org., query_type: SRV, rcode: NXDOMAIN, over: tcp, port: 5353", lb.Check{Type: lb.CheckDNS, Port: 5353, Query: "_sip._tcp.example.org.", RecordType: "SRV", Rcode: "NXDOMAIN", Over: []lb.Protocol{lb.TCP}}},
+		{"type: dns, query: ., query_type: NS, port: 5353, answer: a.root-servers.net", lb.Check{Type: lb.CheckDNS, Port: 5353, Query: ".", RecordType: "NS", Rcode: "NOERROR", Over: []lb.Protocol{lb.UDP}, Answer: []byte("a.root-servers.net")}},
+		{"type: udp", lb.Check{Type: lb.CheckUDP, Port: 514}},
+		{`type: udp, payload: "ping\n", answer: pong`, lb.Check{Type: lb.CheckUDP, Port: 514, Payload: []byte("ping\n"), Answer: []byte("pong")}},
+		{"type: udp, payload_hex: 00010203, answer_hex: 00 FF", lb.Check{Type: lb.CheckUDP, Port: 514, Payload: []byte{0, 1, 2, 3}, Answer: []byte{0, 0xff}}},
+		{"type: udp, silent: true, via: direct", lb.Check{Type: lb.CheckUDP, Port: 514, Silent: true}},
+		{`type: exec, command: [/usr/lib/check, -p, 80, ""]`, lb.Check{Type: lb.CheckExec, Port: 8080, Command: []string{"/usr/lib/check", "-p", "80", ""}}},
+	} {
+		file := strings.Replace(edit(t, "check: {type: tcp, via: direct}", "check: {"+tt.check+"}"), "[udp/53, tcp/53]", ports, 1)
+		cfg, err := Parse("halfproxy.yaml", []byte(file))
+		if err != nil {
+			t.Errorf("%s: %v", tt.check, err)
+			continue
+		}
+		if got, want := cfg.Services[1].Check, usual(tt.want); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n got %#v\nwant %#v", tt.check, got, want)
+		}
+	}
+}
+
+func TestAChecksPortMayLieInARange(t *testing.T) {
+	for _, tt := range []struct {
+		ports, check string
+		want         uint16
+	}{
+		{"[tcp/1-1000]", "type: https", 443},
+		{"[tcp/8443, tcp/9443]", "type: https", 8443},
+		{"[tcp/443, tcp/80]", "type: http", 80},
+		{"[tcp/853, udp/5353]", "type: dns, query: example.org", 5353},
+		{"[tcp/853]", "type: dns, query: example.org", 853},
+		{"[tcp/1-1000]", "type: exec, command: [/bin/check]", 0},
+	} {
+		file := strings.Replace(edit(t, "check: {type: tcp, via: direct}", "check: {"+tt.check+"}"), "[udp/53, tcp/53]", tt.ports, 1)
+		cfg, err := Parse("halfproxy.yaml", []byte(file))
+		if err != nil {
+			t.Errorf("%s of %s: %v", tt.check, tt.ports, err)
+		} else if got := cfg.Services[1].Check.Port; got != tt.want {
+			t.Errorf("%s of %s: got port %d, want %d", tt.check, tt.ports, got, tt.want)
 		}
 	}
 }

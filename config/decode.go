@@ -82,7 +82,8 @@ func (d *decoder) fill(target part, n ast.Node, at place) {
 	switch target := target.(type) {
 	case *value:
 		d.scalar(target, n)
-	case *unserved:
+	case *pairs:
+		d.pairs(target, n, at)
 	case interface{ grow() part }:
 		d.sequence(target, n, at)
 	default:
@@ -126,16 +127,41 @@ func (d *decoder) sequence(target interface{ grow() part }, n ast.Node, at place
 	}
 }
 
-func (d *decoder) mapping(target part, n ast.Node, at place) {
-	var pairs []*ast.MappingValueNode
+// pairsOf gives the entries of a mapping, and none of what is no mapping.
+func (d *decoder) pairsOf(n ast.Node, at *place) []*ast.MappingValueNode {
 	switch n := n.(type) {
 	case nil:
 	case *ast.MappingNode:
-		pairs = n.Values
+		return n.Values
 	default:
-		d.at(at, "is %s, it has to be a mapping: write key: value", noun(n))
+		d.at(*at, "is %s, it has to be a mapping: write key: value", noun(n))
 		at.state = broken
 	}
+	return nil
+}
+
+// pairs reads a mapping whose keys are the operator's own.
+func (d *decoder) pairs(target *pairs, n ast.Node, at place) {
+	entries := d.pairsOf(n, &at)
+	target.put(at)
+	lines := map[string]int{}
+	for _, entry := range entries {
+		key := entry.Key.GetToken().Value
+		if first, twice := lines[key]; twice {
+			d.inside(at, line(entry.Key), "key %q is given twice: remove this one or that in line %d", clip(key), first)
+			continue
+		}
+		lines[key] = line(entry.Key)
+		child := at.key(clip(key))
+		child.line = line(entry.Key)
+		var v value
+		d.fill(&v, entry.Value, child)
+		target.names, target.values = append(target.names, key), append(target.values, v)
+	}
+}
+
+func (d *decoder) mapping(target part, n ast.Node, at place) {
+	pairs := d.pairsOf(n, &at)
 	if at.isEntry() {
 		at = at.label(name(pairs))
 	}

@@ -12,10 +12,11 @@ import (
 	"syscall"
 )
 
-// readSecret reads a file that must be nobody's business. Its group may read
-// it: root:halfproxy with mode 0640 is how a daemon that is not root gets at
-// a secret it cannot change, and a POSIX ACL shows in the group's bits.
-func readSecret(path string) ([]byte, error) {
+// readFile reads a file that the configuration names. A secret one must be nobody's
+// business. Its group may read it: root:halfproxy with mode 0640 is how a daemon
+// that is not root gets at a secret it cannot change, and a POSIX ACL shows in the
+// group's bits.
+func readFile(path string, secret bool) ([]byte, error) {
 	// O_NONBLOCK: opening a FIFO must not wait for someone to write.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	switch {
@@ -26,17 +27,20 @@ func readSecret(path string) ([]byte, error) {
 	}
 	defer f.Close()
 
-	const most = 64 << 10
+	most, kind := int64(1<<20), "certificates"
+	if secret {
+		most, kind = 64<<10, "a secret"
+	}
 	info, err := f.Stat()
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("cannot be read: %w", err)
 	case !info.Mode().IsRegular():
 		return nil, errors.New("is no regular file: give the path of one")
-	case info.Mode()&0o007 != 0:
+	case secret && info.Mode()&0o007 != 0:
 		return nil, fmt.Errorf("can be read or changed by every user (mode %04o): chmod 600 %s", info.Mode().Perm(), path)
 	case info.Size() > most:
-		return nil, fmt.Errorf("has %d bytes, far more than a secret: give the path of the right file", info.Size())
+		return nil, fmt.Errorf("has %d bytes, far more than %s: give the path of the right file", info.Size(), kind)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, most))
 	if err != nil {
@@ -45,13 +49,16 @@ func readSecret(path string) ([]byte, error) {
 	return data, nil
 }
 
-// secret reads the file that v names. False is one that was not read, be it on
+// secret is read for what must be nobody's business.
+func (c *checker) secret(v value, path string) ([]byte, bool) { return c.read(v, path, true) }
+
+// read reads the file that v names. False is one that was not read, be it on
 // purpose.
-func (c *checker) secret(v value, path string) ([]byte, bool) {
-	if c.host.secret == nil {
+func (c *checker) read(v value, path string, secret bool) ([]byte, bool) {
+	if c.host.file == nil {
 		return nil, false
 	}
-	data, err := c.host.secret(path)
+	data, err := c.host.file(path, secret)
 	if err != nil {
 		c.at(v.place, "%s %w", v, err)
 	}

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -278,43 +277,6 @@ func (c *checker) backends(s serviceEntry, quic lb.QUIC) []lb.Backend {
 		backends = append(backends, backend)
 	}
 	return backends
-}
-
-// The types that check.type may have one day.
-var laterChecks = []string{"https", "grpc", "dns", "udp", "exec"}
-
-func (c *checker) check(s serviceEntry, ports []lb.Port) lb.Check {
-	var check lb.Check
-	kind, typed := want(c.report, s.Check.Type, "tcp", later(laterChecks, "use tcp or http", oneOf("tcp", "http")))
-	if kind == "http" {
-		check.Type = lb.CheckHTTP
-		check.Path, _ = want(c.report, s.Check.Path, "/", parseTarget)
-	} else if typed && s.Check.Path.state == given {
-		c.at(s.Check.Path.place, "%s is of no use to type tcp: remove it, or set type: http", s.Check.Path)
-	}
-	c.unserved(s.Check.Query, "remove it and use type tcp or http")
-	if via, _ := want(c.report, s.Check.Via, "vip", oneOf("vip", "direct")); via == "vip" {
-		check.Via = lb.ViaVIP
-	}
-
-	port, ok := want(c.report, s.Check.Port, 0, between(1, 65535))
-	if i := slices.IndexFunc(ports, func(p lb.Port) bool { return p.Protocol == lb.TCP && p.Last == 0 }); port == 0 && i >= 0 {
-		port = int(ports[i].Number)
-	}
-	if complete := len(ports) > 0 && len(ports) == len(s.Ports.items); ok && port == 0 && typed && complete {
-		c.at(s.Check.Port.place, "is missing and the service has no TCP port to try: name one that tells whether a backend is well")
-	}
-	check.Port = uint16(port)
-
-	var known, timed bool
-	check.Interval, known = want(c.report, s.Check.Interval, time.Second, lasting(10*time.Millisecond, time.Hour))
-	check.Timeout, timed = want(c.report, s.Check.Timeout, min(500*time.Millisecond, check.Interval/2), lasting(time.Millisecond, time.Hour))
-	if known && timed && check.Timeout >= check.Interval {
-		c.at(s.Check.Timeout.place, "%s is not shorter than interval %v: a probe must be over before the next begins", s.Check.Timeout, check.Interval)
-	}
-	check.Rise, _ = want(c.report, s.Check.Rise, 2, between(1, 1000))
-	check.Fall, _ = want(c.report, s.Check.Fall, 3, between(1, 1000))
-	return check
 }
 
 // minHealthy takes a number of backends or a share of them.

@@ -120,17 +120,47 @@ type backendEntry struct {
 
 type checkSection struct {
 	section
-	Type     value    `yaml:"type"` // tcp or http; default: tcp
-	Port     value    `yaml:"port"` // default: the first TCP port of the service
-	Path     value    `yaml:"path"` // of type http; default: /
-	Query    unserved `yaml:"query"`
-	Via      value    `yaml:"via"`      // direct: to the backend's own address; default: direct
-	Interval value    `yaml:"interval"` // from one probe to the next, 10ms to 1h; default: 1s
-	Timeout  value    `yaml:"timeout"`  // shorter than interval; default: 500ms, or half of interval where that is less
-	Rise     value    `yaml:"rise"`     // successes in a row that make a backend up; default: 2
-	Fall     value    `yaml:"fall"`     // failures in a row that make it down; default: 3
+	Type     value `yaml:"type"`     // tcp, http, https, grpc, dns, udp or exec; default: tcp
+	Port     value `yaml:"port"`     // default: the type's own where the service has it (http 80, https 443, dns 53), else the service's first of TCP, of UDP for dns and udp
+	Via      value `yaml:"via"`      // vip: to each of the service's VIPs in turn, by way of the one backend; direct: to the backend's own address; default: vip. Not of exec
+	Interval value `yaml:"interval"` // from one probe to the next, 10ms to 1h; default: 1s
+	Timeout  value `yaml:"timeout"`  // shorter than interval; default: 500ms, or half of interval where that is less
+	Rise     value `yaml:"rise"`     // successes in a row that make a backend up; default: 2
+	Fall     value `yaml:"fall"`     // failures in a row that make it down; default: 3
+	// How long a backend that goes up and down is held down at most, up to 24h. Default: 0s.
+	FlapHold value `yaml:"flap_hold"`
 	// How many members check each backend, 1 to 1000, chosen by rendezvous hashing. Default: all of them.
 	Observers value `yaml:"observers"`
+
+	Host       value `yaml:"host"`        // of http, https, grpc: a name; default: the address that is asked
+	Path       value `yaml:"path"`        // of http, https; default: /
+	Method     value `yaml:"method"`      // of http, https: GET, HEAD, OPTIONS or POST; default: GET
+	Headers    pairs `yaml:"headers"`     // of http, https: name to value
+	Status     value `yaml:"status"`      // of http, https: 200, or "200-299,301"; default: 200-299
+	Body       value `yaml:"body"`        // of http, https: text that the answer contains; default: any
+	BodyRegexp value `yaml:"body_regexp"` // of http, https: a regular expression (RE2) that it matches; default: any
+	HTTP2      value `yaml:"http2"`       // of http, https: else HTTP/1.1; default: false
+
+	TLS      value `yaml:"tls"`       // of grpc; default: false
+	Verify   value `yaml:"verify"`    // of https, grpc: the server's certificate; default: true
+	CAFile   value `yaml:"ca_file"`   // of https, grpc: PEM, who may have signed it; default: whom the host trusts
+	CertFile value `yaml:"cert_file"` // of https, grpc: PEM, this node's certificate; default: none
+	KeyFile  value `yaml:"key_file"`  // of https, grpc: PEM, its key
+
+	Service value `yaml:"service"` // of grpc: what to ask about; default: the server as a whole
+
+	Query     value       `yaml:"query"`      // of dns, required: a name
+	QueryType value       `yaml:"query_type"` // of dns: type of record; default: A
+	Rcode     value       `yaml:"rcode"`      // of dns: that the answer has; default: NOERROR
+	Over      listOrValue `yaml:"over"`       // of dns: udp, tcp or both; default: what the service has at the port, else udp
+
+	Payload    value `yaml:"payload"`     // of udp: text to send; default: an empty packet
+	PayloadHex value `yaml:"payload_hex"` // of udp: the same in hexadecimal digits
+	Answer     value `yaml:"answer"`      // of dns: the data of a record; of udp: text that the answer contains; default: any
+	AnswerHex  value `yaml:"answer_hex"`  // of udp: the same in hexadecimal digits
+	Silent     value `yaml:"silent"`      // of udp: no answer is taken for one; default: false
+
+	Command list[value] `yaml:"command"` // of exec, required: a program's path and its arguments
 }
 
 type announceSection struct {
@@ -173,5 +203,9 @@ func (l *list[T]) grow() part {
 // entry.
 type listOrValue struct{ list[value] }
 
-// unserved is an option that is known and not built yet: present is an error.
-type unserved struct{ place }
+// pairs is a mapping with any keys, which are those of the values' places.
+type pairs struct {
+	place
+	names  []string
+	values []value
+}

@@ -130,16 +130,6 @@ func oneOf(words ...string) reader[string] {
 	}
 }
 
-// later tells of words that the file may hold one day.
-func later(words []string, remedy string, otherwise reader[string]) reader[string] {
-	return func(v value) (string, error) {
-		if slices.Contains(words, v.text) {
-			return "", fmt.Errorf("is not supported yet: %s", remedy)
-		}
-		return otherwise(v)
-	}
-}
-
 func choice(words []string) string {
 	last := len(words) - 1
 	if last == 0 {

@@ -141,6 +141,7 @@ func (c *Controller) SetServices(services []lb.Service) {
 	c.plan = p
 	c.mu.Unlock()
 	c.stepping.Lock()
+	c.done.checked = 0 // files that checks name may hold something else, of which no digest tells
 	c.assign(p, c.others(c.Cluster.Records(), time.Now()))
 	c.stepping.Unlock()
 	c.Wake()

@@ -30,9 +30,10 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 // stand then. Between blocks 100 ms pass. What can happen:
 //
 //	size N                          how many members there should be
-//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P] [quic=N]
+//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P] [quic=N] [net=N]
+//	                                a backend has the same address in all services, in the same net
 //	remove NAME                     the service goes from the configuration
-//	MEMBER sees X=up Y=down Z=unknown
+//	MEMBER sees X=up Y=down Z=unknown; NAME/X is X as service NAME asks for it
 //	MEMBER is silent | is heard | is leaving | has just started | has settled
 //	MEMBER has another table of NAME | has another configuration | agrees
 //	data plane fails: WORDS         data plane works
@@ -110,13 +111,14 @@ type world struct {
 	t *testing.T
 
 	// What happens and what the node asks may fall on the same instant.
-	mu       sync.Mutex
-	size     int
-	services []lb.Service
-	members  map[string]*lb.Record
-	silent   map[string]bool
-	fresh    map[string]bool   // members that have not settled
-	differs  map[string]string // member to the service whose table it has otherwise, "" for the configuration
+	mu        sync.Mutex
+	size      int
+	services  []lb.Service
+	addresses map[string]netip.Addr // of backends, by net and name
+	members   map[string]*lb.Record
+	silent    map[string]bool
+	fresh     map[string]bool   // members that have not settled
+	differs   map[string]string // member to the service whose table it has otherwise, "" for the configuration
 
 	control    *Controller
 	stop       func()     // ends control
@@ -132,10 +134,11 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, size: 1,
-		members: map[string]*lb.Record{"lb1": {Member: "lb1"}},
-		silent:  make(map[string]bool),
-		fresh:   make(map[string]bool),
-		differs: make(map[string]string),
+		members:   map[string]*lb.Record{"lb1": {Member: "lb1"}},
+		silent:    make(map[string]bool),
+		addresses: make(map[string]netip.Addr),
+		fresh:     make(map[string]bool),
+		differs:   make(map[string]string),
 	}
 }
 
@@ -299,10 +302,14 @@ func (w *world) order(words []string) lb.Order {
 
 func (w *world) observe(r *lb.Report, backend, state string) {
 	states := map[string]lb.State{"up": lb.Up, "down": lb.Down, "unknown": lb.Unknown}
+	service, backend, one := strings.Cut(backend, "/")
+	if !one {
+		service, backend = "", service
+	}
 	observations := slices.Clone(r.Observations)
 	for _, s := range w.services {
 		for _, target := range s.Targets() {
-			if target.Backend != backend {
+			if target.Backend != backend || one && service != s.Name {
 				continue
 			}
 			observations = slices.DeleteFunc(observations, func(o lb.Observation) bool { return o.Target == target.ID() })
@@ -319,17 +326,20 @@ func (w *world) setService(name string, words []string) {
 		Ports:      []lb.Port{{Protocol: lb.TCP, Number: 80}},
 		MinHealthy: lb.Quorum{Value: 1},
 	}
+	net := "0"
 	for _, word := range words {
 		key, value, _ := strings.Cut(word, "=")
 		switch key {
+		case "net":
+			net = value
 		case "vips":
 			for _, vip := range strings.Split(value, ",") {
 				s.VIPs = append(s.VIPs, lb.MustParseVIP(vip))
 			}
 		case "backends":
-			for i, b := range strings.Split(value, ",") {
+			for _, b := range strings.Split(value, ",") {
 				name, weight, ok := strings.Cut(b, ":")
-				backend := lb.Backend{Name: name, Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), Weight: 100}
+				backend := lb.Backend{Name: name, Weight: 100}
 				if ok {
 					backend.Weight = w.number(weight)
 				}
@@ -351,10 +361,23 @@ func (w *world) setService(name string, words []string) {
 			s.PanicBelow = w.number(strings.TrimSuffix(value, "%"))
 		}
 	}
+	for i := range s.Backends {
+		s.Backends[i].Address = w.address(s.Backends[i].Name, net)
+	}
 	w.services = append(slices.DeleteFunc(slices.Clone(w.services), func(o lb.Service) bool { return o.Name == name }), s)
 	if w.control != nil {
 		w.control.SetServices(w.services)
 	}
+}
+
+// address is that of a backend in a net, in the order in which they are named.
+func (w *world) address(backend, net string) netip.Addr {
+	where := net + " " + backend
+	if _, known := w.addresses[where]; !known {
+		n := len(w.addresses) + 1
+		w.addresses[where] = netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) // RFC 2544's, as there may be many
+	}
+	return w.addresses[where]
 }
 
 func (w *world) number(s string) int {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -15,10 +16,14 @@ import (
 	"github.com/halfproxy/halfproxy/lb"
 )
 
-// maxProbes bounds the file descriptors and memory that probes take. It is
-// reached when 8,000 targets a second are silent for half a second each;
-// probes beyond it start late.
-const maxProbes = 4096
+const (
+	// maxProbes bounds the file descriptors and memory that probes take. It is
+	// reached when 10,000 targets a second are silent for 0.8 seconds each;
+	// probes beyond it start late.
+	maxProbes = 8192
+	// maxCommands bounds the programs that checks run at once: each is a process.
+	maxCommands = 32
+)
 
 // Config is what a Checker needs from its surroundings.
 type Config struct {
@@ -31,48 +36,63 @@ type Config struct {
 type Checker struct {
 	log     *slog.Logger
 	metrics *metrics
-	probe   func(context.Context, lb.Target) error
+	dial    dialFunc
+	dialVIP DialVIP
 	changes chan struct{}
-	wake    chan struct{} // the queue has changed: look at it again
+	wake    chan struct{} // a queue has changed: look at it again
 
-	mu      sync.Mutex // guards what follows and every target
-	targets map[lb.TargetID]*target
-	queue   queue // the same targets
-	running int   // probes
+	mu       sync.Mutex // guards what follows and every target
+	targets  map[lb.TargetID]*target
+	packets  pool // of the targets that are asked over the network
+	commands pool // of those that a program is asked about
 }
 
-// target is a target with its schedule and its history.
+// pool is targets whose probes under way are bounded together.
+type pool struct {
+	queue   queue
+	running int
+	most    int
+}
+
+// target is what is asked of a backend, with its schedule and its history.
 type target struct {
-	lb.Target
-	id lb.TargetID
+	lb.Target           // of one of its readers
+	readers   []*reader // services that ask the same
+	id        lb.TargetID
+	pool      *pool
+	probes    []probe // one, or one a VIP
+	// turn is the VIP that is asked for. After a success it is the next one's
+	// turn; one that failed stays until it answers.
+	turn int
 
 	due    time.Time          // when the next probe starts
 	place  int                // in the queue
 	probed bool               // a probe was started
 	stop   context.CancelFunc // ends the running probe; nil when none is
-	// overdue is a probe whose time came while the last one was under way: a
-	// timeout just below the interval may end late by as much. Leaving it
+	// overdue is since when a probe has waited for the end of the last one; zero: none
+	// does. A timeout just below the interval may end late by as much. Leaving it
 	// out would double the time to see that a backend is dead.
-	overdue bool
-	// turn is the VIP that is asked for. After a success it is the next one's
-	// turn; one that failed stays until it answers.
-	turn int
+	overdue time.Time
 
 	tally
-	since    time.Time // of the state
 	lastErr  string
 	lastTook time.Duration
-
-	duration prometheus.Observer
-	failures prometheus.Counter
 }
 
-// Result is what is known of one target, for people.
+// reader is a backend of a service, for which its target's probe stands.
+type reader struct {
+	service, backend string
+	duration         prometheus.Observer
+	failures         prometheus.Counter
+}
+
+// Result is what is known of one backend of one service, for people.
 type Result struct {
 	Target       lb.Target
 	State        lb.State
 	Since        time.Time     // the state's
 	LastError    string        // of the last probe; empty after a success
+	Held         string        // why it is down though probes succeed; else empty
 	LastDuration time.Duration // of the last probe
 }
 
@@ -84,12 +104,15 @@ func New(cfg Config) *Checker {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Checker{
-		log:     log.With("part", "health"),
-		metrics: newMetrics(cfg.Registerer),
-		probe:   newProber(cfg.DialVIP).probe,
-		changes: make(chan struct{}, 1),
-		wake:    make(chan struct{}, 1),
-		targets: make(map[lb.TargetID]*target),
+		log:      log.With("part", "health"),
+		metrics:  newMetrics(cfg.Registerer),
+		dial:     direct,
+		dialVIP:  cfg.DialVIP,
+		changes:  make(chan struct{}, 1),
+		wake:     make(chan struct{}, 1),
+		targets:  make(map[lb.TargetID]*target),
+		packets:  pool{most: maxProbes},
+		commands: pool{most: maxCommands},
 	}
 }
 
@@ -111,15 +134,16 @@ func (c *Checker) Run(ctx context.Context) error {
 	}
 }
 
-// SetTargets makes targets the whole set. One that is there already, with
-// nothing about it changed, keeps its history and its schedule; one that is
-// missing is forgotten at once, its running probe ended. Calling it again with
-// the same targets does nothing. The targets' checks have to be valid, with
-// intervals above 0.
+// SetTargets makes targets the whole set. Services that ask the same of the same
+// backend share a probe. A target that is there already keeps its history and its
+// schedule; one that is missing is forgotten at once, its running probe ended.
+// Calling it again with the same targets does nothing. The targets' checks have to
+// be valid, with intervals above 0.
 func (c *Checker) SetTargets(targets []lb.Target) {
-	wanted := make(map[lb.TargetID]lb.Target, len(targets))
+	wanted := make(map[lb.TargetID][]lb.Target, len(targets))
 	for _, t := range targets {
-		wanted[t.ID()] = t
+		id := t.ID()
+		wanted[id] = append(wanted[id], t)
 	}
 
 	c.mu.Lock()
@@ -127,21 +151,37 @@ func (c *Checker) SetTargets(targets []lb.Target) {
 	changed := false
 	// Removals first: a target that comes with another check has the same labels.
 	for id, t := range c.targets {
-		if _, ok := wanted[id]; !ok {
+		c.dropReaders(t, wanted[id])
+		if len(wanted[id]) == 0 {
 			c.remove(t)
 			changed = true
 		}
 	}
-	for id, t := range wanted {
-		if _, ok := c.targets[id]; !ok {
-			c.add(id, t)
+	for id, readers := range wanted {
+		t, there := c.targets[id]
+		if !there {
+			t = c.add(id, readers[0])
 			changed = true
 		}
+		c.addReaders(t, readers)
+		// To a VIP the probes go as those of one of the readers.
+		i := max(slices.IndexFunc(readers, func(r lb.Target) bool { return r.Service == t.Service && r.Backend == t.Backend }), 0)
+		if !there || samePrepared(t.Target, readers[i]) {
+			continue
+		}
+		t.Target, t.probes = readers[i], c.newProbes(readers[i])
 	}
 	if changed {
 		signal(c.wake)
 		signal(c.changes)
 	}
+}
+
+// samePrepared tells whether two targets with one ID are equal in what an ID leaves
+// out: who asks, and what is in files.
+func samePrepared(a, b lb.Target) bool {
+	return a.Service == b.Service && a.Backend == b.Backend &&
+		a.Check.CA == b.Check.CA && a.Check.Certificate == b.Check.Certificate && a.Check.Key == b.Check.Key
 }
 
 // Observations lists what is held of every target, sorted by target: Unknown
@@ -157,14 +197,19 @@ func (c *Checker) Observations() []lb.Observation {
 	return list
 }
 
-// Results lists every target with its history, by service and backend.
+// Results lists every backend with its history, by service and backend.
 func (c *Checker) Results() []Result {
 	c.mu.Lock()
 	list := make([]Result, 0, len(c.targets))
 	for _, t := range c.targets {
-		list = append(list, Result{
-			Target: t.Target, State: t.state, Since: t.since, LastError: t.lastErr, LastDuration: t.lastTook,
-		})
+		for _, r := range t.readers {
+			result := Result{
+				Target: t.Target, State: t.state, Since: t.since,
+				LastError: t.lastErr, Held: t.held(t.Check), LastDuration: t.lastTook,
+			}
+			result.Target.Service, result.Target.Backend = r.service, r.backend
+			list = append(list, result)
+		}
 	}
 	c.mu.Unlock()
 	slices.SortFunc(list, func(a, b Result) int {
@@ -177,28 +222,71 @@ func (c *Checker) Results() []Result {
 // taken.
 func (c *Checker) Changes() <-chan struct{} { return c.changes }
 
-func (c *Checker) add(id lb.TargetID, wanted lb.Target) {
+func (c *Checker) add(id lb.TargetID, wanted lb.Target) *target {
 	now := time.Now()
 	t := &target{
-		Target:   wanted,
-		id:       id,
-		due:      firstDue(now, wanted.Check),
-		since:    now,
-		duration: c.metrics.duration.WithLabelValues(wanted.Service, wanted.Backend),
-		failures: c.metrics.failures.WithLabelValues(wanted.Service, wanted.Backend),
+		Target: wanted,
+		id:     id,
+		pool:   &c.packets,
+		probes: c.newProbes(wanted),
+		due:    firstDue(now, wanted.Check),
+		tally:  tally{since: now},
+	}
+	if wanted.Check.Type == lb.CheckExec {
+		t.pool = &c.commands
 	}
 	c.targets[id] = t
-	heap.Push(&c.queue, t)
+	heap.Push(&t.pool.queue, t)
+	return t
 }
+
+// newProbes gives the probes of t. A check that cannot be made fails.
+func (c *Checker) newProbes(t lb.Target) []probe {
+	probes, err := newProbes(t, c.dial, c.dialVIP)
+	if err != nil {
+		err = fmt.Errorf("check of type %s cannot be made: %w", t.Check.Type, err)
+		return []probe{func(context.Context) error { return err }}
+	}
+	return probes
+}
+
+// inTurn is the probe that is to be made now.
+func (t *target) inTurn() probe { return t.probes[t.turn%len(t.probes)] }
 
 func (c *Checker) remove(t *target) {
 	delete(c.targets, t.id)
-	heap.Remove(&c.queue, t.place)
+	heap.Remove(&t.pool.queue, t.place)
 	if t.stop != nil {
 		t.stop()
 	}
-	c.metrics.remove(t.Service, t.Backend)
 }
+
+// dropReaders forgets the readers of t that are not wanted.
+func (c *Checker) dropReaders(t *target, wanted []lb.Target) {
+	t.readers = slices.DeleteFunc(t.readers, func(r *reader) bool {
+		gone := !slices.ContainsFunc(wanted, r.is)
+		if gone {
+			c.metrics.remove(r.service, r.backend)
+		}
+		return gone
+	})
+}
+
+// addReaders adds those that are wanted and not there yet.
+func (c *Checker) addReaders(t *target, wanted []lb.Target) {
+	for _, w := range wanted {
+		if slices.ContainsFunc(t.readers, func(r *reader) bool { return r.is(w) }) {
+			continue
+		}
+		t.readers = append(t.readers, &reader{
+			service: w.Service, backend: w.Backend,
+			duration: c.metrics.duration.WithLabelValues(w.Service, w.Backend),
+			failures: c.metrics.failures.WithLabelValues(w.Service, w.Backend),
+		})
+	}
+}
+
+func (r *reader) is(t lb.Target) bool { return r.service == t.Service && r.backend == t.Backend }
 
 // scheduleAll gives every target a first probe: whatever was due while nobody
 // ran the Checker would else be done all at once.
@@ -206,10 +294,12 @@ func (c *Checker) scheduleAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	for _, t := range c.queue {
-		t.due, t.probed = firstDue(now, t.Check), false
+	for _, p := range []*pool{&c.packets, &c.commands} {
+		for _, t := range p.queue {
+			t.due, t.probed = firstDue(now, t.Check), false
+		}
+		heap.Init(&p.queue)
 	}
-	heap.Init(&c.queue)
 }
 
 // startDue starts the probes that are due and tells how long it is until the
@@ -217,84 +307,103 @@ func (c *Checker) scheduleAll() {
 func (c *Checker) startDue(ctx context.Context, probes *sync.WaitGroup) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return min(c.startPool(ctx, &c.packets, probes), c.startPool(ctx, &c.commands, probes))
+}
+
+func (c *Checker) startPool(ctx context.Context, p *pool, probes *sync.WaitGroup) time.Duration {
 	// With no target, or no room for a probe, there will be a signal before.
 	const idle = time.Hour
-	for len(c.queue) > 0 && c.running < maxProbes {
-		t, now := c.queue[0], time.Now()
+	for len(p.queue) > 0 && p.running < p.most {
+		t, now := p.queue[0], time.Now()
 		if wait := t.due.Sub(now); wait > 0 {
 			return wait
 		}
 		if t.stop == nil {
-			c.running++
+			p.running++
 			probeCtx, stop := context.WithCancel(ctx)
 			t.stop = stop
-			probes.Go(func() { c.run(probeCtx, t) })
-		} else {
-			t.overdue = true
+			ask, due := t.inTurn(), t.due
+			probes.Go(func() { c.run(probeCtx, t, ask, due) })
+		} else if t.overdue.IsZero() {
+			t.overdue = t.due
 		}
 		t.schedule(now)
-		heap.Fix(&c.queue, 0)
+		heap.Fix(&p.queue, 0)
 	}
 	return idle
 }
 
-// run makes one probe of t and those whose time came meanwhile.
-func (c *Checker) run(ctx context.Context, t *target) {
-	for again := true; again; {
+// run makes the probe of t that was due, and those whose time came meanwhile.
+func (c *Checker) run(ctx context.Context, t *target, ask probe, due time.Time) {
+	for ask != nil {
 		start := time.Now()
-		err := c.probe(ctx, t.inTurn())
-		var changed bool
-		changed, again = c.finish(ctx, t, err, time.Since(start))
-		switch {
-		case !changed:
-		case err != nil:
-			c.log.Warn("backend is down for this node", "service", t.Service, "backend", t.Backend, "err", err)
-		default:
-			c.log.Info("backend is up for this node", "service", t.Service, "backend", t.Backend)
+		c.metrics.delay.Observe(start.Sub(due).Seconds())
+		err := ask(ctx)
+		var change *change
+		change, ask, due = c.finish(ctx, t, err, time.Since(start))
+		if change != nil {
+			change.log(c.log, err)
 		}
 	}
 }
 
 // finish counts the result of a probe, unless nobody wants it any more. It
-// tells whether t's state changed and whether t's next probe is overdue.
-func (c *Checker) finish(ctx context.Context, t *target, err error, took time.Duration) (changed, again bool) {
+// tells of t's state if that changed, and gives t's next probe if that is overdue.
+func (c *Checker) finish(ctx context.Context, t *target, err error, took time.Duration) (changed *change, next probe, due time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	wanted := ctx.Err() == nil
 	if wanted {
 		t.lastErr, t.lastTook = "", took
-		t.duration.Observe(took.Seconds())
 		if err != nil {
 			t.lastErr = err.Error()
-			t.failures.Inc()
 		} else {
 			t.turn++
 		}
-		if changed = t.count(err == nil, t.Check); changed {
-			t.since = time.Now()
+		for _, r := range t.readers {
+			r.duration.Observe(took.Seconds())
+			if err != nil {
+				r.failures.Inc()
+			}
+		}
+		if t.count(err == nil, t.Check, time.Now()) {
 			signal(c.changes)
+			changed = &change{slices.Clone(t.readers), t.tally, t.Check}
 		}
 	}
-	again = wanted && t.overdue
-	t.overdue = false
-	if !again {
+	if wanted && !t.overdue.IsZero() {
+		next, due = t.inTurn(), t.overdue
+	} else {
 		t.stop()
 		t.stop = nil
-		if c.running == maxProbes {
+		if t.pool.running == t.pool.most {
 			signal(c.wake)
 		}
-		c.running--
+		t.pool.running--
 	}
-	return changed, again
+	t.overdue = time.Time{}
+	return changed, next, due
 }
 
-// inTurn is t with the VIP alone that is to be asked for.
-func (t *target) inTurn() lb.Target {
-	asked := t.Target
-	if n := len(t.VIPs); n > 0 {
-		asked.VIPs = t.VIPs[t.turn%n:][:1]
+// change is a state that has just come about.
+type change struct {
+	readers []*reader
+	tally   tally
+	check   lb.Check
+}
+
+func (ch *change) log(log *slog.Logger, err error) {
+	for _, r := range ch.readers {
+		log := log.With("service", r.service, "backend", r.backend)
+		if err == nil {
+			log.Info("backend is up for this node")
+			continue
+		}
+		if needed := rise(ch.check, ch.tally.flaps); needed > ch.check.Rise {
+			log = log.With("flaps", ch.tally.flaps, "successes_needed", needed)
+		}
+		log.Warn("backend is down for this node", "err", err)
 	}
-	return asked
 }
 
 // firstDue is soon, but not at once: a node that starts, or a reload that adds

@@ -249,6 +249,41 @@ func TestVIPsTakeTurns(t *testing.T) {
 	})
 }
 
+// TestASharedCheckGoesOnByTheWayOfWhoIsLeft takes away the service whose backend a
+// shared check asks by.
+func TestASharedCheckGoesOnByTheWayOfWhoIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var last string
+		c := New(Config{DialVIP: func(_ context.Context, _, service, backend string, _ netip.AddrPort) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			last = service + " " + backend
+			ours, theirs := net.Pipe()
+			theirs.Close()
+			return ours, nil
+		}})
+		newNetwork().run(t, c)
+		web := tcpTarget("web1", lb.Check{Via: lb.ViaVIP, Interval: time.Second, Timeout: time.Second / 2, Rise: 2, Fall: 3})
+		web.VIPs = []lb.VIP{lb.MustParseVIP("203.0.113.10")}
+		api := web
+		api.Service, api.Backend = "api", "server1"
+		for _, tt := range []struct {
+			targets []lb.Target
+			asks    string
+		}{{[]lb.Target{web, api}, "web web1"}, {[]lb.Target{api, web}, "web web1"}, {[]lb.Target{api}, "api server1"}, {[]lb.Target{web, api}, "api server1"}} {
+			c.SetTargets(tt.targets)
+			time.Sleep(5 * time.Second)
+			state(t, c, api, lb.Up)
+			mu.Lock()
+			if last != tt.asks {
+				t.Errorf("asked by way of %q, want %q", last, tt.asks)
+			}
+			mu.Unlock()
+		}
+	})
+}
+
 func TestKeptTargetsKeepTheirHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
@@ -282,6 +317,49 @@ func TestKeptTargetsKeepTheirHistory(t *testing.T) {
 	})
 }
 
+func TestServicesThatAskTheSameShareAProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewPedanticRegistry()
+		n := newNetwork()
+		c := n.start(t, Config{Registerer: registry})
+		web := tcpTarget("web1", lb.Check{Interval: time.Second, Timeout: time.Second / 2, Rise: 1, Fall: 1})
+		api := web
+		api.Service, api.Backend = "api", "server1"
+		n.answer(web, refused)
+		c.SetTargets([]lb.Target{web, api})
+		time.Sleep(10*time.Second + time.Second/2)
+
+		probes := len(n.probes(web))
+		if probes < 9 || probes > 11 {
+			t.Errorf("probes in 10 s: got %d, want one a second for both", probes)
+		}
+		if got := len(c.Observations()); got != 1 {
+			t.Errorf("observations: got %d, want 1", got)
+		}
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(fmt.Sprintf(`# HELP halfproxy_check_failures_total Probes of a backend that failed, also when too few in a row to make it down.
+# TYPE halfproxy_check_failures_total counter
+halfproxy_check_failures_total{backend="server1",service="api"} %d
+halfproxy_check_failures_total{backend="web1",service="web"} %[1]d
+`, probes)), "halfproxy_check_failures_total"); err != nil {
+			t.Error(err)
+		}
+		var readers []string
+		for _, r := range c.Results() {
+			readers = append(readers, fmt.Sprint(r.Target.Service, "/", r.Target.Backend, " ", r.State))
+		}
+		if want := []string{"api/server1 down", "web/web1 down"}; !slices.Equal(readers, want) {
+			t.Errorf("results: got %q, want %q", readers, want)
+		}
+
+		// The one that goes leaves the other its history.
+		c.SetTargets([]lb.Target{api})
+		state(t, c, api, lb.Down)
+		if got, err := testutil.GatherAndCount(registry, "halfproxy_check_failures_total"); got != 1 || err != nil {
+			t.Errorf("series: got %d, %v, want 1", got, err)
+		}
+	})
+}
+
 func TestRemovedTargetStopsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewPedanticRegistry()
@@ -303,7 +381,7 @@ func TestRemovedTargetStopsAtOnce(t *testing.T) {
 		if got := len(c.Observations()) + len(c.Results()); got != 0 {
 			t.Errorf("observations and results after the removal: got %d, want none", got)
 		}
-		if got, err := testutil.GatherAndCount(registry); got != 0 || err != nil {
+		if got, err := testutil.GatherAndCount(registry, "halfproxy_check_duration_seconds", "halfproxy_check_failures_total"); got != 0 || err != nil {
 			t.Errorf("series after the removal: got %d, %v, want none", got, err)
 		}
 		time.Sleep(24 * time.Hour)
@@ -503,7 +581,7 @@ halfproxy_check_duration_seconds_count{backend="web1",service="web"} 3
 # TYPE halfproxy_check_failures_total counter
 halfproxy_check_failures_total{backend="web1",service="web"} 3
 `
-		if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "halfproxy_check_duration_seconds", "halfproxy_check_failures_total"); err != nil {
 			t.Error(err)
 		}
 		if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
@@ -609,7 +687,7 @@ func (n *network) most() int {
 // checker makes a Checker that dials the network.
 func (n *network) checker(cfg Config) *Checker {
 	c := New(cfg)
-	c.probe = prober{dial: n.dial}.probe
+	c.dial = n.dial
 	return c
 }
 

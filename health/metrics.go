@@ -2,8 +2,9 @@ package health
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// metrics has one series a target for as long as there is the target.
+// metrics has one series a backend of a service for as long as it is checked.
 type metrics struct {
+	delay    prometheus.Histogram
 	duration *prometheus.HistogramVec
 	failures *prometheus.CounterVec
 }
@@ -11,6 +12,11 @@ type metrics struct {
 func newMetrics(r prometheus.Registerer) *metrics {
 	labels := []string{"service", "backend"}
 	m := &metrics{
+		delay: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "halfproxy_check_start_delay_seconds",
+			Help:    "How long after their time probes started, of all backends together.",
+			Buckets: []float64{.001, .005, .01, .05, .1, .5, 1, 5},
+		}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "halfproxy_check_duration_seconds",
 			Help: "How long the probes of a backend took, failed ones included.",
@@ -23,7 +29,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, labels),
 	}
 	if r != nil {
-		r.MustRegister(m.duration, m.failures)
+		r.MustRegister(m.delay, m.duration, m.failures)
 	}
 	return m
 }

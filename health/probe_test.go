@@ -2,6 +2,7 @@ package health
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,25 +24,25 @@ import (
 func TestTCPProbe(t *testing.T) {
 	t.Run("an open port is fit", func(t *testing.T) {
 		addr := serve(t, func(net.Conn) {})
-		expect(t, ask(t, lb.CheckTCP, addr, ""), "")
+		expect(t, ask(t, addr, lb.Check{Type: lb.CheckTCP}), "")
 	})
 	t.Run("a closed port is refused", func(t *testing.T) {
 		addr := closedPort(t)
-		expect(t, ask(t, lb.CheckTCP, addr, ""), "connection refused by %s after *", addr)
+		expect(t, ask(t, addr, lb.Check{Type: lb.CheckTCP}), "connection refused by %s after *", addr)
 	})
 	t.Run("a full backlog is silence", func(t *testing.T) {
 		addr := fullBacklog(t)
-		expect(t, ask(t, lb.CheckTCP, addr, ""), "no connection to %s within 300ms", addr)
+		expect(t, ask(t, addr, lb.Check{Type: lb.CheckTCP}), "no connection to %s within 300ms", addr)
 	})
-	t.Run("the server sees an orderly end", func(t *testing.T) {
+	t.Run("the server sees a reset, and nothing is left in TIME_WAIT", func(t *testing.T) {
 		read := make(chan error, 1)
 		addr := serve(t, func(conn net.Conn) {
 			_, err := conn.Read(make([]byte, 1))
 			read <- err
 		})
-		expect(t, ask(t, lb.CheckTCP, addr, ""), "")
-		if err := <-read; !errors.Is(err, io.EOF) {
-			t.Errorf("read of the server: got %v, want %v", err, io.EOF)
+		expect(t, ask(t, addr, lb.Check{Type: lb.CheckTCP}), "")
+		if err := <-read; !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("read of the server: got %v, want %v", err, unix.ECONNRESET)
 		}
 	})
 }
@@ -83,7 +84,7 @@ func TestHTTPProbe(t *testing.T) {
 			if want != "" {
 				want = fmt.Sprintf(want, addr)
 			}
-			expect(t, ask(t, lb.CheckHTTP, addr, "/"), "%s", want)
+			expect(t, ask(t, addr, get(lb.Check{})), "%s", want)
 		})
 	}
 }
@@ -111,7 +112,7 @@ func TestHTTPProbeHasOneTimeoutForAll(t *testing.T) {
 				io.Copy(io.Discard, conn) // until the probe hangs up
 			})
 			start := time.Now()
-			expect(t, ask(t, lb.CheckHTTP, addr, "/"), tt.want, addr)
+			expect(t, ask(t, addr, get(lb.Check{})), tt.want, addr)
 			if took := time.Since(start); took < 300*time.Millisecond || took > time.Second {
 				t.Errorf("took %v, want about 300ms", took)
 			}
@@ -119,7 +120,7 @@ func TestHTTPProbeHasOneTimeoutForAll(t *testing.T) {
 	}
 	t.Run("no connection", func(t *testing.T) {
 		addr := fullBacklog(t)
-		expect(t, ask(t, lb.CheckHTTP, addr, "/"), "no connection to %s within 300ms", addr)
+		expect(t, ask(t, addr, get(lb.Check{})), "no connection to %s within 300ms", addr)
 	})
 }
 
@@ -133,7 +134,7 @@ func TestHTTPProbeAsksAsABrowserWould(t *testing.T) {
 		requests <- req
 		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	})
-	expect(t, ask(t, lb.CheckHTTP, addr, "/healthz?full=1"), "")
+	expect(t, ask(t, addr, get(lb.Check{Path: "/healthz?full=1"})), "")
 	req := <-requests
 	for _, tt := range []struct{ what, got, want string }{
 		{"method", req.Method, "GET"},
@@ -155,7 +156,8 @@ func TestHTTPProbeAsksAsABrowserWould(t *testing.T) {
 		{"[2001:db8::80]:443", "[2001:db8::80]:443"},
 		{"[fe80::1%eth0]:80", "[fe80::1]"},
 	} {
-		if got := hostHeader(netip.MustParseAddrPort(tt.addr)); got != tt.want {
+		h := httpAsker{asker: &asker{at: endpoint{AddrPort: netip.MustParseAddrPort(tt.addr)}}}
+		if got := h.hostHeader(); got != tt.want {
 			t.Errorf("host of %s: got %q, want %q", tt.addr, got, tt.want)
 		}
 	}
@@ -174,11 +176,10 @@ func TestProbeSaysWhatTheNetworkDid(t *testing.T) {
 		{unix.EADDRNOTAVAIL, "connect to 192.0.2.11:80: cannot assign requested address"},
 		{errors.New("strange"), "connect to 192.0.2.11:80: strange"},
 	} {
-		p := prober{dial: func(context.Context, string, string) (net.Conn, error) {
+		dial := func(context.Context, string, string) (net.Conn, error) {
 			return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(addr), Err: tt.err}
-		}}
-		_, err := p.connect(t.Context(), lb.Target{Check: lb.Check{Timeout: time.Second}}, endpoint{AddrPort: addr})
-		expect(t, err, "%s", tt.want)
+		}
+		expect(t, askBy(t, dial, addr, lb.Check{Type: lb.CheckTCP}), "%s", tt.want)
 	}
 }
 
@@ -197,15 +198,18 @@ func TestProbeOfAVIPSaysWhatTheBackendLacks(t *testing.T) {
 		{lb.L2, errors.New("no way"), "connect to vip 203.0.113.10:80 by way of 10.0.1.11: no way"},
 	} {
 		var asked []string
-		p := newProber(func(_ context.Context, network, service, backend string, vip netip.AddrPort) (net.Conn, error) {
+		dial := func(_ context.Context, network, service, backend string, vip netip.AddrPort) (net.Conn, error) {
 			asked = append(asked, network, service, backend, vip.String())
 			return nil, tt.err
-		})
-		err := p.probe(t.Context(), lb.Target{
+		}
+		probes, err := newProbes(lb.Target{
 			Service: "web", Backend: "web1", Address: netip.MustParseAddr("10.0.1.11"), Forward: tt.forward, VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10")},
 			Check: lb.Check{Via: lb.ViaVIP, Port: 80, Timeout: 300 * time.Millisecond},
-		})
-		expect(t, err, "%s", tt.want)
+		}, nil, dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, probes[0](t.Context()), "%s", tt.want)
 		if want := []string{"tcp", "web", "web1", "203.0.113.10:80"}; !slices.Equal(asked, want) {
 			t.Errorf("dialled %q, want %q", asked, want)
 		}
@@ -222,10 +226,12 @@ func TestProbeEndsWithItsContext(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(50*time.Millisecond, cancel)
 			start := time.Now()
-			err := newProber(nil).probe(ctx, lb.Target{
-				Address: addr.Addr(),
-				Check:   lb.Check{Type: typ, Port: addr.Port(), Path: "/", Timeout: time.Minute},
-			})
+			target := lb.Target{Address: addr.Addr(), Check: lb.Check{Type: typ, Port: addr.Port(), Path: "/", Timeout: time.Minute}}
+			probes, err := newProbes(target, direct, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = probes[0](ctx)
 			if took := time.Since(start); err == nil || took > 10*time.Second {
 				t.Errorf("got %v after %v, want an error after about 50ms", err, took)
 			}
@@ -247,7 +253,8 @@ func FuzzHTTPAnswer(f *testing.F) {
 				theirs.Write(answer)
 			}
 		}()
-		err := getHTTP(ours, endpoint{AddrPort: netip.MustParseAddrPort("192.0.2.11:80")}, lb.Check{Path: "/", Timeout: time.Second})
+		dial := func(context.Context, string, string) (net.Conn, error) { return ours, nil }
+		err := askBy(t, dial, netip.MustParseAddrPort("192.0.2.11:80"), get(lb.Check{}))
 		if err != nil && len(err.Error()) > 200 {
 			t.Errorf("an error of %d bytes quotes the answer: %.200q", len(err.Error()), err.Error())
 		}
@@ -255,11 +262,32 @@ func FuzzHTTPAnswer(f *testing.F) {
 }
 
 // ask makes one probe with a timeout of 300 ms.
-func ask(t *testing.T, typ lb.CheckType, addr netip.AddrPort, path string) error {
-	return newProber(nil).probe(t.Context(), lb.Target{
-		Address: addr.Addr(),
-		Check:   lb.Check{Type: typ, Port: addr.Port(), Path: path, Timeout: 300 * time.Millisecond},
-	})
+func ask(t *testing.T, addr netip.AddrPort, check lb.Check) error {
+	t.Helper()
+	return askBy(t, direct, addr, check)
+}
+
+func askBy(t *testing.T, dial dialFunc, addr netip.AddrPort, check lb.Check) error {
+	t.Helper()
+	check.Port, check.Timeout = addr.Port(), 300*time.Millisecond
+	probe, err := newProbe(lb.Target{Check: check}, endpoint{AddrPort: addr}, dial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return probe(t.Context())
+}
+
+// get completes a check of type http or https as config does.
+func get(check lb.Check) lb.Check {
+	if check.Type == lb.CheckTCP {
+		check.Type = lb.CheckHTTP
+	}
+	check.TLS = check.Type == lb.CheckHTTPS
+	check.Path, check.Method = cmp.Or(check.Path, "/"), cmp.Or(check.Method, "GET")
+	if check.Status == nil {
+		check.Status = []lb.StatusRange{{First: 200, Last: 299}}
+	}
+	return check
 }
 
 // expect compares err with a text in which * stands for any one word; the

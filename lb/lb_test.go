@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,7 +93,7 @@ func TestPortsClashWhereNeitherIsMoreSpecific(t *testing.T) {
 	}
 }
 
-func TestTargetIDChangesWithEveryPartOfTheTarget(t *testing.T) {
+func TestTargetIDChangesWithEveryPartOfTheQuestion(t *testing.T) {
 	base := lb.Target{
 		Service: "web", Backend: "web1", Address: netip.MustParseAddr("192.0.2.1"),
 		Check: lb.Check{Type: lb.CheckHTTP, Port: 80, Path: "/", Interval: time.Second, Timeout: time.Second / 2, Rise: 2, Fall: 3},
@@ -99,22 +101,131 @@ func TestTargetIDChangesWithEveryPartOfTheTarget(t *testing.T) {
 	if same := base; same.ID() != base.ID() {
 		t.Fatal("the same target twice gives two IDs")
 	}
-	for name, change := range map[string]func(*lb.Target){
-		"service":  func(t *lb.Target) { t.Service = "dns" },
-		"backend":  func(t *lb.Target) { t.Backend = "web2" },
-		"address":  func(t *lb.Target) { t.Address = netip.MustParseAddr("192.0.2.2") },
-		"type":     func(t *lb.Target) { t.Check.Type = lb.CheckTCP },
-		"port":     func(t *lb.Target) { t.Check.Port++ },
-		"path":     func(t *lb.Target) { t.Check.Path = "/x" },
-		"interval": func(t *lb.Target) { t.Check.Interval++ },
-		"timeout":  func(t *lb.Target) { t.Check.Timeout++ },
-		"rise":     func(t *lb.Target) { t.Check.Rise++ },
-		"fall":     func(t *lb.Target) { t.Check.Fall++ },
-	} {
+	other := base
+	other.Address = netip.MustParseAddr("192.0.2.2")
+	if other.ID() == base.ID() {
+		t.Error("another address gives the same ID")
+	}
+	check := reflect.TypeFor[lb.Check]()
+	for i := range check.NumField() {
 		other := base
-		change(&other)
+		change(t, reflect.ValueOf(&other.Check).Elem().Field(i))
+		if other.ID() == base.ID() {
+			t.Errorf("another %s gives the same ID", check.Field(i).Name)
+		}
+	}
+	for _, name := range []string{"VIPs", "Forward", "GUEPort", "GUEChecksum", "OuterSources"} {
+		other := base
+		change(t, reflect.ValueOf(&other).Elem().FieldByName(name))
 		if other.ID() == base.ID() {
 			t.Errorf("another %s gives the same ID", name)
+		}
+	}
+}
+
+func TestTargetsOfVIPsKnowTheWay(t *testing.T) {
+	service := lb.Service{
+		Name: "web", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
+		Forward: lb.GUE, GUEPort: 6080, GUEChecksum: true, OuterSources: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/24")},
+		Backends: []lb.Backend{{Name: "web1", Address: netip.MustParseAddr("192.0.2.1")}},
+		Check:    lb.Check{Via: lb.ViaVIP, Port: 80, Interval: time.Second},
+	}
+	vip := service.Targets()[0]
+	want := lb.Target{
+		Service: "web", Backend: "web1", Address: service.Backends[0].Address, Check: service.Check,
+		VIPs: service.VIPs, Forward: lb.GUE, GUEPort: 6080, GUEChecksum: true, OuterSources: service.OuterSources,
+	}
+	if !reflect.DeepEqual(vip, want) {
+		t.Errorf("got %+v, want %+v", vip, want)
+	}
+	turned := service
+	turned.VIPs = []lb.VIP{service.VIPs[1], service.VIPs[0]}
+	if turned.Targets()[0].ID() != vip.ID() {
+		t.Error("another order of the VIPs in the file gives another ID")
+	}
+	service.Check.Via = lb.ViaDirect
+	direct := service.Targets()[0]
+	service.VIPs, service.Forward, service.GUEPort, service.GUEChecksum, service.OuterSources = nil, lb.L2, 0, false, nil
+	if got := service.Targets()[0]; !reflect.DeepEqual(got, direct) {
+		t.Errorf("the way of packets is part of a question that is asked directly: %+v", direct)
+	}
+}
+
+// change gives v another value than it has.
+func change(t *testing.T, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(v.String() + "x")
+	case reflect.Bool:
+		v.SetBool(!v.Bool())
+	case reflect.Int, reflect.Int64:
+		v.SetInt(v.Int() + 1)
+	case reflect.Uint8, reflect.Uint16:
+		v.SetUint(v.Uint() + 1)
+	case reflect.Slice:
+		v.Set(reflect.Append(v, reflect.New(v.Type().Elem()).Elem()))
+	case reflect.Struct:
+		change(t, v.Field(0))
+	default:
+		t.Fatalf("cannot change a %v", v.Type())
+	}
+}
+
+func TestServicesThatAskTheSameShareTheTarget(t *testing.T) {
+	web := lb.Target{
+		Service: "web", Backend: "web1", Address: netip.MustParseAddr("192.0.2.1"),
+		Check: lb.Check{Type: lb.CheckHTTPS, Port: 443, Path: "/", Interval: time.Second, Key: lb.File{Path: "node.key", Data: "ours"}},
+	}
+	api := web
+	api.Service, api.Backend = "api", "server1"
+	api.Check.Key.Data = "renewed"
+	if api.ID() != web.ID() {
+		t.Error("another service, another name of the server and another node's key give another ID")
+	}
+	web.Check.Type, api.Check.Type = lb.CheckExec, lb.CheckExec
+	if api.ID() == web.ID() {
+		t.Error("a command is told names, and still other names give the same ID")
+	}
+}
+
+// Members of two versions have to agree on these.
+func TestTargetIDsStayAsTheyAre(t *testing.T) {
+	const every, within = time.Second, time.Second / 2
+	for _, tt := range []struct {
+		check lb.Check
+		want  lb.TargetID
+	}{
+		{lb.Check{Type: lb.CheckTCP, Port: 80, Interval: every, Timeout: within, Rise: 2, Fall: 3}, 0x4377d07b9a9dfcf5},
+		{lb.Check{Type: lb.CheckHTTPS, Port: 443, Interval: every, Timeout: within, Rise: 2, Fall: 3,
+			Host: "www.example.org", Path: "/healthz", Method: "GET", Headers: []lb.Header{{Name: "X-Probe", Value: "1"}}, HTTP2: true,
+			Status: []lb.StatusRange{{First: 200, Last: 299}, {First: 301, Last: 301}}, Body: "ok", BodyPattern: "^ok",
+			TLS: true, Verify: true, CA: lb.File{Path: "ca.pem"}, Certificate: lb.File{Path: "node.crt"}, Key: lb.File{Path: "node.key"}}, 0xd8c75b4819f9d8d0},
+		{lb.Check{Type: lb.CheckGRPC, Port: 50051, Interval: every, Timeout: within, Rise: 2, Fall: 3, GRPCService: "shop.Cart"}, 0x4873497a87c1f442},
+		{lb.Check{Type: lb.CheckDNS, Port: 53, Interval: every, Timeout: within, Rise: 2, Fall: 3,
+			Query: "example.org.", RecordType: "A", Rcode: "NOERROR", Over: []lb.Protocol{lb.UDP, lb.TCP}, Answer: []byte("192.0.2.80")}, 0x3fce9506fc856b80},
+		{lb.Check{Type: lb.CheckUDP, Port: 514, Interval: every, Timeout: within, Rise: 2, Fall: 3, Payload: []byte{0, 0xff}, Silent: true}, 0xc0f48f9b14634807},
+		{lb.Check{Type: lb.CheckExec, Interval: every, Timeout: within, Rise: 2, Fall: 3, Command: []string{"/bin/check", "-v"}}, 0x287e11b3da6fa74e},
+		{lb.Check{Via: lb.ViaVIP, Port: 80, Interval: every, Timeout: within, Rise: 2, Fall: 3}, 0xda627a744c1f3bd6},
+	} {
+		service := lb.Service{
+			Name: "web", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::/64")},
+			Forward: lb.GUE, GUEPort: 6080, GUEChecksum: true, OuterSources: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/24")},
+			Backends: []lb.Backend{{Name: "web1", Address: netip.MustParseAddr("2001:db8::1")}}, Check: tt.check,
+		}
+		if got := service.Targets()[0].ID(); got != tt.want {
+			t.Errorf("%s via %s: got %#x, want %#x", tt.check.Type, tt.check.Via, got, tt.want)
+		}
+	}
+}
+
+func TestSecretsAreNotPrinted(t *testing.T) {
+	check := lb.Check{
+		Headers: []lb.Header{{Name: "Authorization", Value: "Bearer hush"}},
+		Key:     lb.File{Path: "node.key", Data: "hush"},
+	}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+		if text := fmt.Sprintf(format, check); strings.Contains(text, "hush") {
+			t.Errorf("%s prints %s", format, text)
 		}
 	}
 }

@@ -1,9 +1,6 @@
 package lb
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,16 +8,20 @@ import (
 
 // Target is one backend of one service with the check that judges it.
 type Target struct {
-	Service string
-	Backend string
+	Service string `json:",omitzero"`
+	Backend string `json:",omitzero"`
 	Address netip.Addr
 	Check   Check
-	// VIPs and Forward are the service's, where the probe goes to a VIP.
-	VIPs    []VIP
-	Forward Forward
+	// What follows is the service's, where the probe goes to a VIP: all that the way
+	// of its packets depends on.
+	VIPs         []VIP          `json:",omitzero"`
+	Forward      Forward        `json:",omitzero"`
+	GUEPort      uint16         `json:",omitzero"`
+	GUEChecksum  bool           `json:",omitzero"`
+	OuterSources []netip.Prefix `json:",omitzero"`
 	// Observers is how many members are to ask; 0: everyone. It is no part of the
 	// question.
-	Observers int
+	Observers int `json:"-"`
 }
 
 // Targets lists what has to be checked for s, one target a backend.
@@ -29,24 +30,28 @@ func (s Service) Targets() []Target {
 	for i, b := range s.Backends {
 		targets[i] = Target{Service: s.Name, Backend: b.Name, Address: b.Address, Check: s.Check, Observers: s.Observers}
 		if s.Check.Via == ViaVIP {
-			targets[i].VIPs, targets[i].Forward = s.VIPs, s.Forward
+			t := &targets[i]
+			t.VIPs, t.Forward = s.VIPs, s.Forward
+			t.GUEPort, t.GUEChecksum, t.OuterSources = s.GUEPort, s.GUEChecksum, s.OuterSources
 		}
 	}
 	return targets
 }
 
-// ID is the same on every member whose configuration holds the same target,
-// and differs as soon as anything about the target does: nobody's observation
-// is taken for an answer to a question that was not asked.
+// ID names the question that is asked of t's backend: it is the same on every
+// member, and of every service, that asks the same of the same address, and
+// differs as soon as anything about the question does. Thus services share a
+// check, and nobody's observation is taken for an answer to what was not asked.
 func (t Target) ID() TargetID {
-	vips := slices.SortedFunc(slices.Values(t.VIPs), VIP.Compare)
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %s %s %s %d %q %d %d %d %d %s %s", t.Service, t.Backend, t.Address,
-		t.Check.Type, t.Check.Via, t.Check.Port, t.Check.Path, t.Check.Interval, t.Check.Timeout, t.Check.Rise, t.Check.Fall,
-		vips, t.Forward))
-	return TargetID(binary.BigEndian.Uint64(sum[:8]))
+	if t.Check.Type != CheckExec { // whose command is told both
+		t.Service, t.Backend = "", ""
+	}
+	t.VIPs = slices.SortedFunc(slices.Values(t.VIPs), VIP.Compare)
+	t.OuterSources = slices.SortedFunc(slices.Values(t.OuterSources), netip.Prefix.Compare)
+	return TargetID(fingerprint(t))
 }
 
-// TargetID names a Target among the members of a cluster.
+// TargetID names what is asked of a backend among the members of a cluster.
 type TargetID uint64
 
 // Observation is what one observer found of one target: Up, Down, or Unknown

@@ -18,3 +18,6 @@ const MaxServerIDLength = 15
 type ServerID string
 
 func (id ServerID) String() string { return hex.EncodeToString([]byte(id)) }
+
+// MarshalText is String: JSON would take the bytes for text and lose some.
+func (id ServerID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }

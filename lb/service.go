@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"time"
 )
 
 // Protocol is an IANA protocol number as it stands in the IP header.
@@ -188,60 +187,6 @@ func (q Quorum) String() string {
 		return fmt.Sprintf("%d%%", q.Value)
 	}
 	return fmt.Sprint(q.Value)
-}
-
-// CheckType says what a health check's probe speaks.
-type CheckType uint8
-
-// The probes there are.
-const (
-	CheckTCP CheckType = iota
-	CheckHTTP
-)
-
-func (t CheckType) String() string {
-	switch t {
-	case CheckTCP:
-		return "tcp"
-	case CheckHTTP:
-		return "http"
-	}
-	return fmt.Sprintf("check-%d", uint8(t))
-}
-
-// Via is the way that a probe takes to its backend.
-type Via uint8
-
-const (
-	// ViaDirect is to the backend's own address, as any other connection.
-	ViaDirect Via = iota
-	// ViaVIP is to a VIP of the service, by way of the one backend: rewritten or
-	// encapsulated as the service's packets are.
-	ViaVIP
-)
-
-func (v Via) String() string {
-	switch v {
-	case ViaDirect:
-		return "direct"
-	case ViaVIP:
-		return "vip"
-	}
-	return fmt.Sprintf("via-%d", uint8(v))
-}
-
-// Check tells how the health of a service's backends is probed. It is
-// comparable: equal checks of one backend are the same check.
-type Check struct {
-	Type CheckType
-	Via  Via
-	Port uint16
-	Path string // of the http request
-
-	Interval time.Duration // from the start of a probe to the start of the next
-	Timeout  time.Duration // of one probe, shorter than Interval
-	Rise     int           // successes in a row that make a backend up
-	Fall     int           // failures in a row that make it down
 }
 
 // State is what the cluster holds of a backend.

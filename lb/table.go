@@ -78,8 +78,7 @@ func (s Service) Digest() Digest {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Last, b.Last))
 	})
 	s.Backends = SortBackends(s.Backends)
-	sum := sha256.Sum256(fmt.Appendf(nil, "%+v", s))
-	return Digest(binary.BigEndian.Uint64(sum[:]))
+	return Digest(fingerprint(s))
 }
 
 // SortBackends gives backends by name, leaving its argument as it is.

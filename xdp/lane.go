@@ -115,6 +115,15 @@ func (l lane) prepare(fd int, network string) error {
 	} else {
 		errs = append(errs, option("the hop limit", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, probeTTL))
 	}
+	if strings.HasPrefix(network, "udp") {
+		// Else a socket of UDP is told of closed ports alone, not of a backend that would
+		// have passed on what it got.
+		if ipv4 {
+			errs = append(errs, option("reports of errors", unix.IPPROTO_IP, unix.IP_RECVERR, 1))
+		} else {
+			errs = append(errs, option("reports of errors", unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1))
+		}
+	}
 	if strings.HasPrefix(network, "tcp") {
 		// A port need not be free, but for connections to the same VIP.
 		errs = append(errs, option("late binding", unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1))

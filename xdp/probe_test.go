@@ -22,10 +22,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	grpchealth "google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/halfproxy/halfproxy/internal/netns"
 	"github.com/halfproxy/halfproxy/internal/packet"
@@ -81,20 +77,25 @@ func (l *lan) passes(t *testing.T, when string, d *Dataplane, backend, name stri
 	}
 }
 
-// decapsulate takes tunnels off at far.
+// decapsulate takes tunnels off at far until the test ends.
 func (l *lan) decapsulate(t *testing.T) {
 	t.Helper()
-	must(t, l.far.Do(func() error {
-		decap, err := AttachDecap(DecapConfig{
+	decap := l.attachDecap(t)
+	t.Cleanup(func() { decap.Close() })
+}
+
+func (l *lan) attachDecap(t *testing.T) *Decap {
+	t.Helper()
+	var decap *Decap
+	must(t, l.far.Do(func() (err error) {
+		decap, err = AttachDecap(DecapConfig{
 			Interfaces: []string{"eth0"}, Tunnels: Tunnels{IPIP: true, GRE: true, GUE: true}, GUEPort: lb.DefaultGUEPort,
 			Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32"), netip.MustParsePrefix("fd00::2/128")},
 			VIPs:    []lb.VIP{lb.MustParseVIP("10.2.0.1"), lb.MustParseVIP("fd00:2::1")},
 		})
-		if err == nil {
-			t.Cleanup(func() { decap.Close() })
-		}
 		return err
 	}))
+	return decap
 }
 
 func TestProbesReachVIPsByEveryWay(t *testing.T) {
@@ -171,32 +172,17 @@ func TestProbesPassEveryReversePathFilter(t *testing.T) {
 }
 
 func TestProbesOfABackendThatLacksSomethingFail(t *testing.T) {
-	removeVIPs := func(t *testing.T, ns *netns.NS) {
-		t.Helper()
-		must(t, ns.Do(func() error {
-			lo, err := netlink.LinkByName("lo")
-			if err != nil {
-				return err
-			}
-			var errs []error
-			for _, vip := range []string{"10.2.0.1/32", "fd00:2::1/128"} {
-				addr, _ := netlink.ParseAddr(vip)
-				errs = append(errs, netlink.AddrDel(lo, addr))
-			}
-			return errors.Join(errs...)
-		}))
-	}
 	for _, tt := range []struct {
 		name    string
 		forward lb.Forward
 		without func(t *testing.T, l *lan)
 		want    func(error) bool
 	}{
-		{name: "a vip", without: func(t *testing.T, l *lan) { removeVIPs(t, l.near) }, want: func(err error) bool {
+		{name: "a vip", without: func(t *testing.T, l *lan) { onLoopback(t, l.near, netlink.AddrDel) }, want: func(err error) bool {
 			return isTimeout(err) || errors.Is(err, unix.ENETUNREACH) // so some kernels say at once, over IPv6
 		}},
 		{name: "a vip, that forwards to where it is", without: func(t *testing.T, l *lan) {
-			removeVIPs(t, l.near)
+			onLoopback(t, l.near, netlink.AddrDel)
 			must(t, l.router.Address("lo", "10.2.0.1/32", "fd00:2::1/128"))
 			must(t, l.near.Do(func() error {
 				return errors.Join(netns.Sysctl("net/ipv4/ip_forward", "1"), netns.Sysctl("net/ipv6/conf/all/forwarding", "1"),
@@ -261,7 +247,7 @@ func TestProbesAreConnectionsLikeAnyOther(t *testing.T) {
 				dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 					return l.dial(ctx, d, network, backend, address)
 				}
-				for _, speaks := range []func(*testing.T, *netns.NS, func(port string) string, dialer){speaksHTTP, speaksTLS, speaksGRPC, speaksUDP} {
+				for _, speaks := range []func(*testing.T, *netns.NS, func(port string) string, dialer){speaksHTTP, speaksTLS, speaksUDP} {
 					speaks(t, server, at, dial)
 				}
 			})
@@ -314,25 +300,6 @@ func speaksTLS(t *testing.T, server *netns.NS, at func(string) string, dial dial
 	post(t, &http.Transport{
 		DialContext: dial, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true,
 	}, "https://"+at("8443")+"/", fmt.Sprintf("HTTP/2.0 %d", requestSize))
-}
-
-func speaksGRPC(t *testing.T, server *netns.NS, at func(string) string, dial dialer) {
-	listener, err := server.Listen("tcp", at("9090"))
-	must(t, err)
-	s := grpc.NewServer()
-	healthpb.RegisterHealthServer(s, grpchealth.NewServer())
-	go s.Serve(listener)
-	defer s.Stop()
-	conn, err := grpc.NewClient("passthrough:///"+at("9090"), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return dial(ctx, "tcp", address) }))
-	must(t, err)
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	resp, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
-	if err != nil || resp.Status != healthpb.HealthCheckResponse_SERVING {
-		t.Errorf("grpc: got %v, %v, want SERVING", resp, err)
-	}
 }
 
 func speaksUDP(t *testing.T, server *netns.NS, at func(string) string, dial dialer) {

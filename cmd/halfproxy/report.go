@@ -23,7 +23,7 @@ func (n *node) status() admin.Status {
 	}
 	lastErrors := make(map[[2]string]string) // by service and backend
 	for _, r := range n.checker.Results() {
-		lastErrors[[2]string{r.Target.Service, r.Target.Backend}] = r.LastError
+		lastErrors[[2]string{r.Target.Service, r.Target.Backend}] = cmp.Or(r.LastError, r.Held)
 	}
 
 	s := admin.Status{
