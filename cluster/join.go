@@ -9,13 +9,19 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 )
 
-// joinsAtOnce bounds the connections to addresses that may not answer.
-const joinsAtOnce = 8
+const (
+	joinsAtOnce = 8 // bounds the connections to addresses that may not answer
+	// joinsEnough bounds how many members are joined before their gossip is given the
+	// time to tell of all others: where fifty start at once and each joins each, all are
+	// too busy to answer.
+	joinsEnough = 2
+)
 
 // seek joins whoever is missing, for ever: the configured addresses, and those
 // of members that are gone without a word. memberlist by itself talks to nobody
@@ -24,19 +30,25 @@ const joinsAtOnce = 8
 func (c *Cluster) seek(ctx context.Context, ml *memberlist.Memberlist) {
 	complained := make(map[string]bool) // of configured addresses that are away
 	for ctx.Err() == nil {
-		var mu sync.Mutex // guards failed
-		failed := make(map[string]error)
+		var mu sync.Mutex // guards tried
+		tried := make(map[string]error)
 		var attempts sync.WaitGroup
+		var joined atomic.Int32
 		slots := make(chan struct{}, joinsAtOnce)
 		configured, lost := c.sought()
-		for _, address := range slices.Concat(configured, lost) {
+		addresses := slices.Concat(configured, lost)
+		rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+		for _, address := range addresses {
 			slots <- struct{}{}
+			if joined.Load() >= joinsEnough {
+				break
+			}
 			attempts.Go(func() {
-				if err := c.join(ctx, ml, address); err != nil {
-					mu.Lock()
-					failed[address] = err
-					mu.Unlock()
-				}
+				n, err := c.join(ctx, ml, address)
+				joined.Add(n)
+				mu.Lock()
+				tried[address] = err
+				mu.Unlock()
 				<-slots
 			})
 		}
@@ -45,7 +57,10 @@ func (c *Cluster) seek(ctx context.Context, ml *memberlist.Memberlist) {
 			return
 		}
 		for _, address := range configured {
-			err := failed[address]
+			err, was := tried[address]
+			if !was {
+				continue
+			}
 			if err != nil && !complained[address] {
 				c.log.Warn("member to join not reached, trying again for ever", "address", address, "err", err,
 					"remedy", "see that it runs, that its gossip port is open, and that it has this cluster's name and key")
@@ -75,13 +90,13 @@ func (c *Cluster) sought() (configured, lost []string) {
 	return c.joins, lost
 }
 
-// join joins the addresses of hostPort that no member has. It is content when
-// one of them is a member's. Names are resolved here: memberlist first asks for
+// join joins the addresses of hostPort that no member has, and tells how many it
+// joined. It is content when one of them is a member's. Names are resolved here: memberlist first asks for
 // ANY over TCP, and takes 2 to 12 seconds when no resolver answers that.
-func (c *Cluster) join(ctx context.Context, ml *memberlist.Memberlist, hostPort string) error {
+func (c *Cluster) join(ctx context.Context, ml *memberlist.Memberlist, hostPort string) (joined int32, err error) {
 	addresses, err := c.resolve(ctx, hostPort)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	reached := false
 	var errs []error
@@ -95,13 +110,14 @@ func (c *Cluster) join(ctx context.Context, ml *memberlist.Memberlist, hostPort 
 				errs = append(errs, err)
 				continue
 			}
+			joined++
 		}
 		reached = true
 	}
 	if reached {
-		return nil
+		return joined, nil
 	}
-	return errors.Join(errs...)
+	return 0, errors.Join(errs...)
 }
 
 // resolve gives the addresses of the family that this member listens on.
