@@ -1,8 +1,13 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
+	"os/exec"
+	"runtime"
 	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -13,7 +18,8 @@ import (
 // BenchmarkMembers runs clusters in this process, each member with 1,000 backends
 // under observation. bytes/s is what a member sends while nothing happens, cpu-% the
 // share of one core that it takes, news-ms how long it takes until a change of one
-// backend has reached every member (median and greatest of 50).
+// backend has reached every member (median and greatest of 50), silent-ms and dead-ms
+// how long until every other knows of one that died without a word.
 func BenchmarkMembers(b *testing.B) {
 	for _, n := range []int{3, 10, 50} {
 		b.Run(fmt.Sprintf("%d members", n), func(b *testing.B) {
@@ -37,7 +43,7 @@ func measureMembers(b *testing.B, n int) {
 	}
 	for _, m := range members {
 		for i := range members {
-			m.waitConfig(10*time.Second, fmt.Sprintf("lb%d", i+1), report.Config)
+			m.waitConfig(time.Minute, fmt.Sprintf("lb%d", i+1), report.Config)
 		}
 	}
 	const quiet = 10 * time.Second
@@ -65,6 +71,50 @@ func measureMembers(b *testing.B, n int) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[25].Microseconds())/1000, "news-ms")
 	b.ReportMetric(float64(took[49].Microseconds())/1000, "news-max-ms")
+
+	last := len(members) - 1
+	died := time.Now()
+	members[last].kill()
+	for _, end := range []struct {
+		metric string
+		states []string
+	}{{"silent-ms", []string{Silent, Dead}}, {"dead-ms", []string{Dead}}} {
+		for _, m := range members[:last] {
+			m.wait(30*time.Second, end.metric, func() bool { return slices.Contains(end.states, m.state(members[last].cfg.Name)) })
+		}
+		b.ReportMetric(float64(time.Since(died).Milliseconds()), end.metric)
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkFalseAlarms runs five members on a machine whose every core is kept busy by
+// two other threads, one second an operation: -benchtime 600x is ten minutes. alarms
+// is how often one was taken for silent or dead that was neither.
+func BenchmarkFalseAlarms(b *testing.B) {
+	members := launchAll(b, 5)
+	for _, m := range members {
+		m.Publish(sample(1000))
+	}
+	ctx, cancel := context.WithCancel(b.Context())
+	var burning sync.WaitGroup
+	for range 2 * runtime.NumCPU() {
+		burner := exec.CommandContext(ctx, "sh", "-c", "while :; do :; done")
+		if err := burner.Start(); err != nil {
+			b.Fatal(err)
+		}
+		burning.Go(func() { _ = burner.Wait() })
+	}
+	for b.Loop() {
+		time.Sleep(time.Second)
+	}
+	cancel()
+	burning.Wait()
+	alarms := 0
+	for _, m := range members {
+		log := m.log.String()
+		alarms += strings.Count(log, "state=silent") + strings.Count(log, "state=dead")
+	}
+	b.ReportMetric(float64(alarms), "alarms")
 	b.ReportMetric(0, "ns/op")
 }
 

@@ -122,7 +122,7 @@ func launchAll(t testing.TB, n int, change ...func(*timing)) []*member {
 		members[i] = launch(t, configOf(fmt.Sprintf("lb%d", i+1), addresses[i], addresses...), change...)
 	}
 	for _, m := range members {
-		m.waitStates(10*time.Second, slices.Repeat([]string{Alive}, n)...)
+		m.waitStates(time.Minute, slices.Repeat([]string{Alive}, n)...) // fifty of them on two cores take their time
 	}
 	return members
 }
@@ -154,6 +154,16 @@ func (m *member) states() []string {
 		list = append(list, member.State)
 	}
 	return list
+}
+
+// state is what m takes the member of this name for.
+func (m *member) state(name string) string {
+	for _, member := range m.Members() {
+		if member.Name == name {
+			return member.State
+		}
+	}
+	return ""
 }
 
 func (m *member) waitStates(limit time.Duration, want ...string) {
