@@ -1,13 +1,12 @@
 package maglev
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"math/bits"
 	"slices"
-	"strings"
 )
 
 // Sizes are the sizes a table may have, all prime. A hundred slots a backend
@@ -43,8 +42,8 @@ func Table(service string, backends []Backend, size int) []uint16 {
 	if len(backends) > MaxBackends {
 		panic(fmt.Sprintf("maglev: %d backends in service %q, at most %d fit a table", len(backends), service, MaxBackends))
 	}
-	cycles := newCycles(service, backends, size)
-	if len(cycles) == 0 {
+	calendar := newCalendar(service, backends, size)
+	if calendar == nil {
 		return nil
 	}
 
@@ -54,138 +53,138 @@ func Table(service string, backends []Backend, size int) []uint16 {
 	taken := make([]uint64, size/64+1)
 	end := uint32(size)
 	for range size {
-		c := &cycles[0]
-		t := &c.takers[c.at]
+		i := calendar.next()
+		t := &calendar.takers[i]
 		slot := t.slot
 		for taken[slot/64]>>(slot%64)&1 != 0 {
-			if slot += t.skip; slot >= end {
-				slot -= end
-			}
+			slot += t.skip
+			slot = min(slot, slot-end) // modulo: below end the difference is huge
 		}
 		taken[slot/64] |= 1 << (slot % 64)
 		table[slot] = t.index
 		t.slot = slot
 
-		c.advance()
-		sink(cycles, 0, backends)
+		t.turn += 1 << phaseBits
+		calendar.enter(i)
 	}
 	return table
 }
 
 // taker is a backend that takes slots.
 type taker struct {
-	phase uint64 // of its turns, in units of 1/2^phaseBits
-	slot  uint32 // where it looks for a free slot
-	skip  uint32 // how far it goes on from one that is taken
-	index uint16 // in the caller's list
+	turn   uint64 // the number of its next turn, and below phaseBits its phase
+	due    uint64 // when that is, on the calendar, in units of 1/2^phaseBits days
+	weight uint64
+	after  uint32 // whose turn is next on that day
+	slot   uint32 // where it looks for a free slot
+	skip   uint32 // how far it goes on from one that is taken
+	index  uint16 // in the caller's list
 }
 
-// phaseBits leaves 24 bits of a turn's time for the round: a table has far
+// phaseBits leaves 24 bits of a turn's time for its number: a table has far
 // fewer slots.
 const phaseBits = 40
 
-func newTaker(service, backend string, index, size int) taker {
+func newTaker(service string, b Backend, index, size int) taker {
 	// The length keeps ("ab", "c") and ("a", "bc") apart.
 	buf := make([]byte, 0, 128)
 	buf = binary.AppendUvarint(buf, uint64(len(service)))
 	buf = append(buf, service...)
-	buf = append(buf, backend...)
+	buf = append(buf, b.Name...)
 	sum := sha256.Sum256(buf)
 	return taker{
-		slot:  uint32(binary.BigEndian.Uint64(sum[0:]) % uint64(size)),
-		skip:  uint32(binary.BigEndian.Uint64(sum[8:])%uint64(size-1)) + 1,
-		phase: binary.BigEndian.Uint64(sum[16:]) >> (64 - phaseBits),
-		index: uint16(index),
+		weight: uint64(b.Weight),
+		slot:   uint32(binary.BigEndian.Uint64(sum[0:]) % uint64(size)),
+		skip:   uint32(binary.BigEndian.Uint64(sum[8:])%uint64(size-1)) + 1,
+		turn:   binary.BigEndian.Uint64(sum[16:]) >> (64 - phaseBits),
+		index:  uint16(index),
 	}
 }
 
-// cycle is all backends of one weight. They take turns by phase, round after
-// round, so that of any number of them only one is next.
-type cycle struct {
-	weight uint64
-	takers []taker // by phase, then name
-	at     int     // whose turn is next
-	round  uint64  // how many turns that one has had
-	turn   uint64  // round + phase in fixed point: the next turn is at the time turn/weight
+// calendar is when backends take turns. Its day is the time in which all of them
+// together take one slot on average, so that most days have few turns, and finding
+// the next one costs the same however many backends and weights there are.
+type calendar struct {
+	backends []Backend
+	takers   []taker  // the first is nobody
+	weight   uint64   // of all
+	days     []uint32 // whose turn is first on each
+	today    int
 }
 
-func (c *cycle) advance() {
-	if c.at++; c.at == len(c.takers) {
-		c.at = 0
-		c.round++
-	}
-	c.turn = c.round<<phaseBits | c.takers[c.at].phase
-}
-
-// newCycles gives a heap of cycles: the first has the next turn.
-func newCycles(service string, backends []Backend, size int) []cycle {
-	takers := make([]taker, 0, len(backends))
+// newCalendar gives the calendar of a table, with the first turn of every backend on
+// it; of none that has a weight it is nil.
+func newCalendar(service string, backends []Backend, size int) *calendar {
+	c := &calendar{backends: backends, takers: make([]taker, 1, len(backends)+1)}
 	for i, b := range backends {
-		if b.Weight > 0 {
-			takers = append(takers, newTaker(service, b.Name, i, size))
+		if b.Weight <= 0 {
+			continue
+		}
+		c.takers = append(c.takers, newTaker(service, b, i, size))
+		var carry uint64
+		if c.weight, carry = bits.Add64(c.weight, uint64(b.Weight), 0); carry != 0 {
+			c.weight = math.MaxUint64 // its days are longer than they should be, which does no harm
 		}
 	}
-	weight := func(t taker) int { return backends[t.index].Weight }
-	slices.SortFunc(takers, func(a, b taker) int {
-		if d := cmp.Compare(weight(a), weight(b)); d != 0 {
-			return d
-		}
-		if d := cmp.Compare(a.phase, b.phase); d != 0 {
-			return d
-		}
-		return strings.Compare(backends[a.index].Name, backends[b.index].Name)
-	})
-
-	var cycles []cycle
-	for start := 0; start < len(takers); {
-		w := weight(takers[start])
-		end := start + 1
-		for end < len(takers) && weight(takers[end]) == w {
-			end++
-		}
-		cycles = append(cycles, cycle{weight: uint64(w), takers: takers[start:end], turn: takers[start].phase})
-		start = end
+	if len(c.takers) == 1 {
+		return nil
 	}
-	for i := len(cycles)/2 - 1; i >= 0; i-- {
-		sink(cycles, i, backends)
+	// Each backend is behind its share by less than a turn.
+	c.days = make([]uint32, size+len(c.takers))
+	for i := range c.takers[1:] {
+		c.enter(uint32(i + 1))
 	}
-	return cycles
+	return c
 }
 
-// sink restores the heap below i, after the next turn of cycles[i] came later.
-// With the usual single cycle it has nothing to do; with a weight a backend it
-// is what keeps ten thousand of them from being compared for each slot.
-func sink(cycles []cycle, i int, backends []Backend) {
-	for {
-		first := i
-		for child := 2*i + 1; child <= 2*i+2 && child < len(cycles); child++ {
-			if cycles[child].before(&cycles[first], backends) {
-				first = child
-			}
-		}
-		if first == i {
-			return
-		}
-		cycles[i], cycles[first] = cycles[first], cycles[i]
-		i = first
+// enter puts the next turn of a taker on its day, unless the table is full before.
+func (c *calendar) enter(i uint32) {
+	// At turn/t.weight all have taken turn/t.weight * c.weight slots.
+	t := &c.takers[i]
+	hi, lo := bits.Mul64(t.turn, c.weight)
+	if hi >= t.weight {
+		return
 	}
+	t.due, _ = bits.Div64(hi, lo, t.weight)
+	day := t.due >> phaseBits
+	if day >= uint64(len(c.days)) {
+		return
+	}
+	at := &c.days[day]
+	for *at != 0 && c.before(&c.takers[*at], t) {
+		at = &c.takers[*at].after
+	}
+	t.after, *at = *at, i
 }
 
-// before tells whether the next turn of c is before that of other: by time, in
-// the rare tie by phase and then name, as within a cycle.
-func (c *cycle) before(other *cycle, backends []Backend) bool {
-	// c.turn/c.weight < other.turn/other.weight, without a division.
-	hi, lo := bits.Mul64(c.turn, other.weight)
-	otherHi, otherLo := bits.Mul64(other.turn, c.weight)
+// next takes the next turn off the calendar, and tells whose it is.
+func (c *calendar) next() uint32 {
+	for c.days[c.today] == 0 {
+		c.today++
+	}
+	i := c.days[c.today]
+	c.days[c.today] = c.takers[i].after
+	return i
+}
+
+// before tells whether the next turn of t is before that of other: by time, in
+// the rare tie by phase and then name.
+func (c *calendar) before(t, other *taker) bool {
+	if t.due != other.due {
+		return t.due < other.due
+	}
+	// due is rounded: t.turn/t.weight < other.turn/other.weight, without a division.
+	hi, lo := bits.Mul64(t.turn, other.weight)
+	otherHi, otherLo := bits.Mul64(other.turn, t.weight)
 	if hi != otherHi {
 		return hi < otherHi
 	}
 	if lo != otherLo {
 		return lo < otherLo
 	}
-	t, o := c.takers[c.at], other.takers[other.at]
-	if t.phase != o.phase {
-		return t.phase < o.phase
+	const phase = 1<<phaseBits - 1
+	if t.turn&phase != other.turn&phase {
+		return t.turn&phase < other.turn&phase
 	}
-	return backends[t.index].Name < backends[o.index].Name
+	return c.backends[t.index].Name < c.backends[other.index].Name
 }
