@@ -41,8 +41,9 @@ $(GOLANGCI):
 	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	mv bin/tools/golangci-lint $@
 
-bench: ## measure the packet path and the table, as ratios where they depend on the machine
-	go test -run '^$$' -bench . -benchtime 1s ./maglev ./xdp
+bench: ## tell how fast packets, tables and services go here, as ratios where they depend on the machine (root)
+	@uname -srm; nproc
+	go test -run '^$$' -bench Speed -benchtime 1x ./xdp
 
 fuzz: ## fuzz everything that reads bytes or files, FUZZTIME (30s) each
 	scripts/fuzz $(FUZZTIME)

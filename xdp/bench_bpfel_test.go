@@ -43,6 +43,7 @@ type benchBench struct {
 	Frame   uint32
 	Source  uint32
 	Flows   uint32
+	Ifindex uint32
 }
 
 type benchCounter struct {
@@ -292,7 +293,10 @@ const (
 	benchMapVipPrefixes     = "vip_prefixes"
 	benchMapVips            = "vips"
 	benchProgBalance        = "balance"
+	benchProgEmpty          = "empty"
+	benchProgGenerate       = "generate"
 	benchProgMeasure        = "measure"
+	benchProgSink           = "sink"
 	benchVarBench           = "bench"
 	benchVarFloorOnly       = "floor_only"
 	benchVarLast            = "last"
@@ -342,8 +346,11 @@ type benchSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchProgramSpecs struct {
-	Balance *ebpf.ProgramSpec `ebpf:"balance"`
-	Measure *ebpf.ProgramSpec `ebpf:"measure"`
+	Balance  *ebpf.ProgramSpec `ebpf:"balance"`
+	Empty    *ebpf.ProgramSpec `ebpf:"empty"`
+	Generate *ebpf.ProgramSpec `ebpf:"generate"`
+	Measure  *ebpf.ProgramSpec `ebpf:"measure"`
+	Sink     *ebpf.ProgramSpec `ebpf:"sink"`
 }
 
 // benchMapSpecs contains maps before they are loaded into the kernel.
@@ -462,14 +469,20 @@ type benchVariables struct {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchPrograms struct {
-	Balance *ebpf.Program `ebpf:"balance"`
-	Measure *ebpf.Program `ebpf:"measure"`
+	Balance  *ebpf.Program `ebpf:"balance"`
+	Empty    *ebpf.Program `ebpf:"empty"`
+	Generate *ebpf.Program `ebpf:"generate"`
+	Measure  *ebpf.Program `ebpf:"measure"`
+	Sink     *ebpf.Program `ebpf:"sink"`
 }
 
 func (p *benchPrograms) Close() error {
 	return _BenchClose(
 		p.Balance,
+		p.Empty,
+		p.Generate,
 		p.Measure,
+		p.Sink,
 	)
 }
 

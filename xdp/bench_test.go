@@ -2,8 +2,12 @@ package xdp
 
 import (
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
+	"text/tabwriter"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -11,14 +15,45 @@ import (
 	"github.com/halfproxy/halfproxy/lb"
 )
 
-// BenchmarkProgram tells what the program costs a packet beyond the floor: a
-// program in its place that sends every packet back at once. x-floor is that
-// cost in units of the floor, both medians of the same rounds. The floor has all
-// that is not the program's: the kernel's dispatch, making the packet, choosing
-// its flow, moving its start back after an outer header, counting the action.
-//
-// One VIP per family and service, 100 backends, 65,537 slots.
-func BenchmarkProgram(b *testing.B) {
+// BenchmarkSpeed prints tables (make bench). It runs once, be there but time for more.
+func BenchmarkSpeed(b *testing.B) {
+	needRoot(b)
+	for _, part := range []struct {
+		name string
+		tell func(*testing.B)
+	}{{"packets", packetSpeed}, {"veth", vethSpeed}, {"tables", tableSpeed}, {"services", serviceSpeed}} {
+		b.Run(part.name, func(b *testing.B) {
+			part.tell(b)
+			b.ReportMetric(0, "ns/op") // of all of it: says nothing
+		})
+	}
+}
+
+// Actions of XDP.
+const (
+	xdpDrop = 1
+	xdpPass = 2
+)
+
+// scenario is packets of one kind, for the services that are the table's columns.
+type scenario struct {
+	name   string
+	flows  uint32
+	action uint32
+	frames []scene // of l2, ipip, gre, gue
+}
+
+// scene is one figure of the table, as it is measured round by round.
+type scene struct {
+	frame      []byte // nil: none
+	net, ratio []float64
+}
+
+// packetSpeed tells what the program costs a packet beyond the floor: a
+// program in its place that sends every packet back at once. The floor has all that
+// is not the program's: the kernel's dispatch, making the packet, choosing its flow,
+// a call, moving its start back after an outer header, counting the action.
+func packetSpeed(b *testing.B) {
 	d := newDataplane(b)
 	var near, far4, far6 []string
 	for n := range 100 {
@@ -27,130 +62,212 @@ func BenchmarkProgram(b *testing.B) {
 		far6 = append(far6, fmt.Sprintf("2001:db8:3::%x", n+1))
 	}
 	setWays(d, slices.Concat(near, far4, far6)...)
+	const slots = 65537
 	apply(b, d,
-		table("l2", lb.L2, 65537, vips(1), near...),
-		table("ipip4", lb.IPIP, 65537, vips(4), far4...),
-		table("ipip6", lb.IPIP, 65537, vips(6), far6...),
-		table("gre", lb.GRE, 65537, vips(7), far4...),
-		gue(6080, table("gue", lb.GUE, 65537, vips(8), far4...)),
-		summing(gue(6080, table("sum", lb.GUE, 65537, vips(0x10), far4...))),
-		quic(table("quic", lb.L2, 65537, vips(9), near...)))
+		table("l2", lb.L2, slots, vips(1), near...),
+		table("ipip4", lb.IPIP, slots, vips(2), far4...),
+		table("ipip6", lb.IPIP, slots, vips(3), far6...),
+		table("gre4", lb.GRE, slots, vips(4), far4...),
+		table("gre6", lb.GRE, slots, vips(5), far6...),
+		gue(6080, table("gue4", lb.GUE, slots, vips(6), far4...)),
+		gue(6080, table("gue6", lb.GUE, slots, vips(7), far6...)),
+		summing(gue(6080, table("sum4", lb.GUE, slots, vips(8), far4...))),
+		quic(table("quic", lb.L2, slots, vips(9), near...)))
+	scenarios := benchScenarios()
 
-	// Without padding, and longer than what the wrapper writes.
-	tcp := func(source, vip string, options ...packet.Option) []byte {
-		return packet.TCP(source, vip, append(options, packet.Payload(32))...)
-	}
-	udp := func(source, vip string) []byte { return packet.UDP(source, vip, packet.Payload(44)) }
-	toID := func(source, vip string, id []byte) []byte {
-		return packet.UDP(source, vip, packet.Data(short(id, make([]byte, 44)...)))
-	}
-
-	const pass, tx = 2, 3
-	for _, bb := range []struct {
-		name   string
-		frame  []byte
-		flows  uint32
-		action uint32
-	}{
-		{"not a VIP/IPv4", tcp(client4, "192.0.2.200:443"), 1, pass},
-		{"not a VIP/IPv6", tcp(client6, "[2001:db8:2::200]:443"), 1, pass},
-		{"l2/IPv4/1 flow", tcp(client4, vips(1)[0]), 1, tx},
-		{"l2/IPv4/1k flows", tcp(client4, vips(1)[0]), 1 << 10, tx},
-		{"l2/IPv4/128k flows", tcp(client4, vips(1)[0]), 1 << 17, tx},
-		{"l2/IPv4/1M flows", tcp(client4, vips(1)[0]), 1 << 20, tx},
-		{"l2/IPv4/SYN flood", tcp(client4, vips(1)[0], packet.SYN), 1 << 24, tx},
-		{"l2/IPv4/QUIC by server ID", toID(client4, vips(9)[0], second), 1 << 20, tx},
-		{"l2/IPv4/QUIC by the table", toID(client4, vips(9)[0], unknown), 1 << 20, tx},
-		{"l2/IPv6/1 flow", tcp(client6, vips(1)[1]), 1, tx},
-		{"l2/IPv6/1M flows", tcp(client6, vips(1)[1]), 1 << 20, tx},
-		{"4in4/1 flow", tcp(client4, vips(4)[0]), 1, tx},
-		{"4in4/1k flows", tcp(client4, vips(4)[0]), 1 << 10, tx},
-		{"4in4/128k flows", tcp(client4, vips(4)[0]), 1 << 17, tx},
-		{"4in4/1M flows", tcp(client4, vips(4)[0]), 1 << 20, tx},
-		{"4in4/SYN flood", tcp(client4, vips(4)[0], packet.SYN), 1 << 24, tx},
-		{"4in4/UDP, 1 flow", udp(client4, vips(4)[0]), 1, tx},
-		{"6in4/1M flows", tcp(client6, vips(4)[1]), 1 << 20, tx},
-		{"4in6/1M flows", tcp(client4, vips(6)[0]), 1 << 20, tx},
-		{"gre/1M flows", tcp(client4, vips(7)[0]), 1 << 20, tx},
-		{"gue/1 flow", tcp(client4, vips(8)[0]), 1, tx},
-		{"gue/1M flows", tcp(client4, vips(8)[0]), 1 << 20, tx},
-		{"gue/checksums, 1M flows", tcp(client4, vips(0x10)[0]), 1 << 20, tx},
-		{"gue/checksums, 1400 bytes", packet.UDP(client4, vips(0x10)[0], packet.Payload(1372)), 1 << 20, tx},
-		{"6in6/1 flow", tcp(client6, vips(6)[1]), 1, tx},
-		{"6in6/1M flows", tcp(client6, vips(6)[1]), 1 << 20, tx},
-	} {
-		b.Run(bb.name, func(b *testing.B) {
-			program := newBench(b, d, bb.frame, bb.flows, bb.action, false)
-			floor := newBench(b, d, bb.frame, bb.flows, tx, true)
-			var nets, floors []float64
-			for b.Loop() {
-				f, p := floor.sample(b), program.sample(b)
-				floors, nets = append(floors, f), append(nets, p-f)
+	w := newWrapper(b, d)
+	const rounds, pairs = 31, 5
+	var floors, empties, calls []float64
+	frame := scenarios[0].frames[0].frame
+	for range rounds {
+		begin := time.Now()
+		nanoseconds(b, w.floor.Empty, frame, 2)
+		calls = append(calls, 1000*time.Since(begin).Seconds())
+		empties = append(empties, nanoseconds(b, w.floor.Empty, frame, packets))
+		for _, s := range scenarios {
+			for i := range s.frames {
+				f := &s.frames[i]
+				if f.frame == nil {
+					continue
+				}
+				var floor, program float64 // means: the kernel tells whole nanoseconds
+				for range pairs {
+					floor += w.sample(b, &w.floor, f.frame, s.flows, xdpTX) / pairs
+					program += w.sample(b, &w.program, f.frame, s.flows, s.action) / pairs
+				}
+				floors = append(floors, floor)
+				f.net = append(f.net, program-floor)
+				f.ratio = append(f.ratio, (program-floor)/floor)
 			}
-			program.check(b)
-			floor.check(b)
-			slices.Sort(floors)
-			slices.Sort(nets)
-			net, low := nets[len(nets)/2], floors[len(floors)/2]
-			b.ReportMetric(0, "ns/op") // of a round: says nothing
-			b.ReportMetric(net, "ns/packet")
-			b.ReportMetric(low, "floor-ns")
-			b.ReportMetric(net/low, "x-floor")
-		})
+		}
+	}
+
+	out := [][]string{{"", "l2", "ipip", "gre", "gue"}}
+	for _, s := range scenarios {
+		line := []string{s.name}
+		for _, f := range s.frames {
+			text := "-"
+			if f.frame != nil {
+				text = fmt.Sprintf("%.1f  %.2fx", median(f.net), median(f.ratio))
+			}
+			line = append(line, text)
+		}
+		out = append(out, line)
+	}
+	show(fmt.Sprintf(`Nanoseconds a packet beyond the floor, and that as multiples of the floor. The floor was %.1f ns,
+of which %.1f ns are the kernel's for running an empty program. What it takes besides to set up a
+run (%.1f ms) is in none of these. Medians of %d interleaved rounds.`, median(floors), median(empties), median(calls), rounds), out...)
+}
+
+func benchScenarios() []scenario {
+	// Without padding, and longer than what the wrapper writes.
+	tcp := func(source string, options ...packet.Option) func(string) []byte {
+		return func(vip string) []byte { return packet.TCP(source, vip, append(options, packet.Payload(32))...) }
+	}
+	udp := func(source string, payload packet.Option) func(string) []byte {
+		return func(vip string) []byte { return packet.UDP(source, vip, payload) }
+	}
+	four := func(n int) string { return vips(n)[0] }
+	six := func(n int) string { return vips(n)[1] }
+	tx := func(name string, flows uint32, frame func(vip string) []byte, vips ...string) scenario {
+		s := scenario{name: name, flows: flows, action: xdpTX, frames: make([]scene, 4)}
+		for i, vip := range vips {
+			if vip != "" {
+				s.frames[i].frame = frame(vip)
+			}
+		}
+		return s
+	}
+	pass := func(name string, frame []byte) scenario {
+		return scenario{name: name, flows: 1, action: xdpPass, frames: []scene{{frame: frame}, {}, {}, {}}}
+	}
+	ways4 := []string{four(1), four(2), four(4), four(6)}
+	ways6 := []string{six(1), six(3), six(5), six(7)}
+	ack4, ack6, syn := tcp(client4), tcp(client6), tcp(client4, packet.SYN)
+	udp4, udp6 := udp(client4, packet.Payload(44)), udp(client6, packet.Payload(44))
+	toID := func(id []byte) func(string) []byte { return udp(client4, packet.Data(short(id, make([]byte, 44)...))) }
+	const k, M = 1 << 10, 1 << 20
+	return []scenario{
+		tx("TCP, 1 flow", 1, ack4, ways4...),
+		tx("TCP, 1k flows", k, ack4, ways4...),
+		tx("TCP, 128k flows", 128*k, ack4, ways4...),
+		tx("TCP, 1M flows", M, ack4, ways4...),
+		tx("SYN of 128k new flows", 128*k, syn, ways4...),
+		tx("SYN flood, 16M sources", 16*M, syn, ways4...),
+		tx("UDP, 1 flow", 1, udp4, ways4...),
+		tx("UDP, 128k flows", 128*k, udp4, ways4...),
+		tx("IPv6 TCP, 1 flow", 1, ack6, ways6...),
+		tx("IPv6 TCP, 128k flows", 128*k, ack6, ways6...),
+		tx("IPv6 TCP, 1M flows", M, ack6, ways6...),
+		tx("IPv6 UDP, 128k flows", 128*k, udp6, ways6...),
+		tx("IPv6 over IPv4, 128k flows", 128*k, ack6, "", six(2), six(4), six(6)),
+		tx("IPv4 over IPv6, 128k flows", 128*k, ack4, "", four(3), four(5), four(7)),
+		tx("with UDP checksums, 128k flows", 128*k, ack4, "", "", "", four(8)),
+		tx("the same, of 1,400 bytes", 128*k, udp(client4, packet.Payload(1372)), "", "", "", four(8)),
+		tx("QUIC by server ID, 128k flows", 128*k, toID(second), four(9)),
+		tx("QUIC by the table, 128k flows", 128*k, toID(unknown), four(9)),
+		pass("not a VIP", ack4("192.0.2.200:443")),
+		pass("not a VIP, IPv6", ack6("[2001:db8:2::200]:443")),
 	}
 }
 
-// bench is an instance of the wrapper in bpf/bench.bpf.c.
-type bench struct {
-	objects benchObjects
-	frame   []byte
-	action  uint32 // that all packets must end as
+// show prints rows in columns, the first to the left and the others to the right.
+func show(title string, rows ...[]string) {
+	fmt.Printf("\n\n%s\n\n", title)
+	widest := 0
+	for _, row := range rows {
+		widest = max(widest, len(row[0]))
+	}
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
+	for _, row := range rows {
+		fmt.Fprintf(w, "%-*s\t%s\t\n", widest, row[0], strings.Join(row[1:], "\t"))
+	}
+	w.Flush()
+	fmt.Println()
 }
 
-func newBench(b *testing.B, d *Dataplane, frame []byte, flows, action uint32, floor bool) *bench {
+func median(values []float64) float64 {
+	values = slices.Sorted(slices.Values(values))
+	return values[len(values)/2]
+}
+
+// wrapper is bpf/bench.bpf.c, around the program and around nothing.
+type wrapper struct{ program, floor benchObjects }
+
+func newWrapper(b *testing.B, d *Dataplane) *wrapper {
+	b.Helper()
+	w := new(wrapper)
+	for o, floor := range map[*benchObjects]bool{&w.program: false, &w.floor: true} {
+		spec := benchSpec(b, d.store)
+		must(b, spec.Variables["floor_only"].Set(floor))
+		must(b, spec.Variables["self"].Set(benchPort{Ifindex: 1}))
+		must(b, spec.LoadAndAssign(o, &ebpf.CollectionOptions{MapReplacements: d.store.maps}))
+		b.Cleanup(func() { o.Close() })
+	}
+	return w
+}
+
+func benchSpec(b *testing.B, s *store) *ebpf.CollectionSpec {
 	b.Helper()
 	spec, err := loadBench()
 	must(b, err)
-	for name, m := range d.store.maps {
+	for name, m := range s.maps {
 		spec.Maps[name].MaxEntries = m.MaxEntries()
 	}
-	must(b, spec.Variables["floor_only"].Set(floor))
-	state := benchBench{Frame: uint32(len(frame)), Source: 14 + 12, Flows: flows - 1}
-	if frame[14]>>4 == 6 {
-		state.Source = 14 + 8 + 12
-	}
-	copy(state.Headers[:], frame)
-	must(b, spec.Variables["bench"].Set(state))
-	must(b, spec.Variables["self"].Set(benchPort{Ifindex: 1}))
-	x := &bench{frame: frame, action: action}
-	must(b, spec.LoadAndAssign(&x.objects, &ebpf.CollectionOptions{MapReplacements: d.store.maps}))
-	b.Cleanup(func() { x.objects.Close() })
-	return x
+	return spec
 }
 
-// sample is the time of one packet, over many: the first ones warm the caches
-// that the other program had.
-func (x *bench) sample(b *testing.B) float64 {
-	const warm, packets = 5000, 20000
-	if _, _, err := x.objects.Measure.Benchmark(x.frame, warm, nil); err != nil {
-		b.Fatal(err)
-	}
-	_, took, err := x.objects.Measure.Benchmark(x.frame, packets, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return float64(took.Nanoseconds())
-}
-
-// check fails the benchmark when packets ended otherwise than they should.
-func (x *bench) check(b *testing.B) {
-	counters, err := newCounters(x.objects.Actions)
+// sample is the nanoseconds that one packet takes, all of which have to end as action.
+func (w *wrapper) sample(b *testing.B, o *benchObjects, frame []byte, flows, action uint32) float64 {
+	b.Helper()
+	must(b, o.Bench.Set(packetsOf(frame, flows)))
+	before, err := actions(o)
 	must(b, err)
-	for action := range x.objects.Actions.MaxEntries() {
-		c, err := counters.read(action)
-		must(b, err)
-		if c.Packets != 0 && action != x.action {
-			b.Fatalf("%d packets ended as action %d, want %d", c.Packets, action, x.action)
+	nanoseconds(b, o.Measure, frame, packets/2) // warms the caches that another program had
+	took := nanoseconds(b, o.Measure, frame, packets)
+	after, err := actions(o)
+	must(b, err)
+	for a, n := range after {
+		if n != before[a] && uint32(a) != action {
+			b.Fatalf("%d packets ended as action %d, want %d", n-before[a], a, action)
 		}
 	}
+	return took
+}
+
+const packets = 10000 // of a sample
+
+// nanoseconds are what each of so many packets takes, by the kernel's own clock around
+// the loop of them.
+func nanoseconds(b *testing.B, p *ebpf.Program, frame []byte, packets int) float64 {
+	b.Helper()
+	_, took, err := p.Benchmark(frame, packets, nil)
+	must(b, err)
+	return float64(took.Nanoseconds()) + 0.5 // of which the kernel cuts off the fraction
+}
+
+// packetsOf says what packets to make: frame's headers, from this many sources.
+func packetsOf(frame []byte, flows uint32) benchBench {
+	b := benchBench{Frame: uint32(len(frame)), Source: 14 + 12, Flows: flows - 1}
+	if frame[14]>>4 == 6 {
+		b.Source = 14 + 8 + 12
+	}
+	copy(b.Headers[:], frame)
+	return b
+}
+
+// actions are the packets that ended as each action.
+func actions(o *benchObjects) (packets [5]uint64, err error) {
+	counters, err := newCounters(o.Actions)
+	if err != nil {
+		return packets, err
+	}
+	for a := range packets {
+		c, err := counters.read(uint32(a))
+		if err != nil {
+			return packets, err
+		}
+		packets[a] = c.Packets
+	}
+	return packets, nil
 }

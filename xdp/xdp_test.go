@@ -77,8 +77,11 @@ func inShort(n, short int) int {
 	return n
 }
 
-// testLog shows the log of a test that fails.
+// testLog shows the log of a test that fails. A benchmark prints tables, and does without.
 func testLog(t testing.TB) *slog.Logger {
+	if _, benchmark := t.(*testing.B); benchmark {
+		return slog.New(slog.DiscardHandler)
+	}
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
