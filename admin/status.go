@@ -84,8 +84,9 @@ type Backend struct {
 	Name             string     `json:"name"`
 	Address          netip.Addr `json:"address"`
 	Weight           int        `json:"weight"`
-	State            string     `json:"state"` // up, down, draining, drained or unknown
-	Order            string     `json:"order"` // in force about it, in words; empty: none
+	WeightNow        int        `json:"weight_now"` // in the table: less than weight while it starts slowly
+	State            string     `json:"state"`      // up, down, draining, drained or unknown
+	Order            string     `json:"order"`      // in force about it, in words; empty: none
 	HealthyObservers int        `json:"healthy_observers"`
 	Observers        int        `json:"observers"`
 	Packets          uint64     `json:"packets"`

@@ -70,8 +70,8 @@ func troubled() admin.Status {
 				Announced: true, Reason: "1 of 3 backends up, 1 needed",
 				TableDigest: "60303ae22b998861", TableDiffers: []string{"lb3"},
 				Backends: []admin.Backend{
-					{Name: "web1", Address: ip("10.0.1.11"), Weight: 100, State: "up", HealthyObservers: 3, Observers: 3, Packets: 1_234_567, Bytes: 18_446_744_073_709_551_615, Flows: 45_678},
-					{Name: "web2", Address: ip("10.0.1.12"), Weight: 50, State: "down", HealthyObservers: 1, Observers: 3, Packets: 999, Bytes: 999_950, Flows: 12,
+					{Name: "web1", Address: ip("10.0.1.11"), Weight: 100, WeightNow: 20, State: "up", HealthyObservers: 3, Observers: 3, Packets: 1_234_567, Bytes: 18_446_744_073_709_551_615, Flows: 45_678},
+					{Name: "web2", Address: ip("10.0.1.12"), Weight: 50, WeightNow: 50, State: "down", HealthyObservers: 1, Observers: 3, Packets: 999, Bytes: 999_950, Flows: 12,
 						LastError: `http: status 503 "Service Unavailable", want 2xx`},
 					{Name: "web3", Address: ip("10.0.1.13"), Weight: 0, State: "drained", HealthyObservers: 3, Observers: 3},
 				},
@@ -80,7 +80,7 @@ func troubled() admin.Status {
 				Name: "dns", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.53"), lb.MustParseVIP("203.0.113.64/28")}, Ports: []string{"udp/53"}, Forward: "ipip",
 				Reason: "0 of 1 backends up, 1 needed",
 				Backends: []admin.Backend{
-					{Name: "ns1", Address: ip("10.9.0.11"), Weight: 100, State: "unknown", LastError: "dial tcp 10.9.0.11:53: connect: connection refused"},
+					{Name: "ns1", Address: ip("10.9.0.11"), Weight: 100, WeightNow: 100, State: "unknown", LastError: "dial tcp 10.9.0.11:53: connect: connection refused"},
 				},
 			},
 		},

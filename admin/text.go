@@ -107,12 +107,19 @@ func (p *printer) services(services []Service) {
 		for _, b := range s.Backends {
 			t.add(b.LastError,
 				cell{text: b.Name}, cell{text: text(b.Address)}, cell{b.State, tone(b.State)},
-				cell{text: fmt.Sprint(b.Weight)}, cell{text: fmt.Sprintf("%d/%d", b.HealthyObservers, b.Observers)},
+				cell{text: weight(b)}, cell{text: fmt.Sprintf("%d/%d", b.HealthyObservers, b.Observers)},
 				cell{text: short(b.Packets)}, cell{text: short(b.Bytes)}, cell{text: short(b.Flows)})
 		}
 		p.table(t)
 		p.indent -= 2
 	}
+}
+
+func weight(b Backend) string {
+	if b.WeightNow < b.Weight {
+		return fmt.Sprintf("%d/%d", b.WeightNow, b.Weight)
+	}
+	return fmt.Sprint(b.Weight)
 }
 
 func (p *printer) bgp(s Status) {

@@ -28,7 +28,7 @@ func TestMembersHoldTheSameWhateverBecameOfTheirMessages(t *testing.T) {
 				report := normal(lb.Report{Config: lb.Digest(random.IntN(3))})
 				for target := range 6 {
 					if random.IntN(4) > 0 {
-						report.Observations = append(report.Observations, lb.Observation{Target: lb.TargetID(target), State: lb.State(random.IntN(3))})
+						report.Observations = append(report.Observations, drawObservation(random, target))
 					}
 				}
 				r := mustRecord(t, name, version{1 + sequence/4, 1 + sequence%4}, report)

@@ -31,7 +31,8 @@ import (
 //	report    = flags(1) config(8)
 //	            count(2) { service digest(8) }, sorted by service
 //	            count(2) { order }, sorted by subject
-//	            count(4) { target(8) }, sorted; then 2 bits of state for each
+//	            count(4) { target(8) }, sorted; then 2 bits of state for each, 3 of one
+//	            that is up and starts slowly; then ahead(1) for each of these
 //	order     = kind(1) service name action(1) weight(2) by at(8) until(8) member version(8)
 //
 // An age is the milliseconds since the member gave its last sign of life; at and
@@ -242,19 +243,30 @@ func encodeReport(report lb.Report) ([]byte, error) {
 		b = binary.BigEndian.AppendUint64(b, uint64(o.Target))
 	}
 	states := make([]byte, packed(len(report.Observations)))
+	var starting []byte
 	for i, o := range report.Observations {
-		if o.State > lb.Down {
+		state := byte(o.State)
+		switch {
+		case o.State > lb.Down:
 			return nil, fmt.Errorf("target %x is %v: an observer finds up, down or unknown only", uint64(o.Target), o.State)
+		case o.Ahead >= lb.SlowSteps, o.Ahead > 0 && o.State != lb.Up:
+			return nil, fmt.Errorf("target %x is %v with %d steps of a slow start ahead: there are at most %d, of backends that are up", uint64(o.Target), o.State, o.Ahead, lb.SlowSteps-1)
+		case o.Ahead > 0:
+			state = stateStarting
+			starting = append(starting, o.Ahead)
 		}
-		states[i/4] |= byte(o.State) << (i % 4 * 2)
+		states[i/4] |= state << (i % 4 * 2)
 	}
-	b = append(b, states...)
+	b = append(append(b, states...), starting...)
 	if len(b) > maxReport {
 		return nil, fmt.Errorf("%d tables and %d observations take %d bytes, at most %d can be told: spread the services over several clusters",
 			len(report.Tables), len(report.Observations), len(b), maxReport)
 	}
 	return b, nil
 }
+
+// stateStarting is that of a backend that is up and starts slowly.
+const stateStarting = 3
 
 // packed is the room that n states take.
 func packed(n int) int { return (n + 3) / 4 }
@@ -495,8 +507,11 @@ func (r *reader) report() lb.Report {
 		if i > 0 && o.Target <= report.Observations[i-1].Target {
 			r.fail(refusedOrder)
 		}
-		if o.State > lb.Down {
-			r.fail(refusedState)
+		if o.State == stateStarting {
+			o.State, o.Ahead = lb.Up, r.uint8()
+			if o.Ahead == 0 || o.Ahead >= lb.SlowSteps {
+				r.fail(refusedState)
+			}
 		}
 		report.Observations[i] = o
 	}

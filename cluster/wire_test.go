@@ -94,7 +94,7 @@ func TestAChangeMakesTheLaterReportOfTheEarlierOne(t *testing.T) {
 		r := lb.Report{Config: lb.Digest(random.IntN(2)), Settled: random.IntN(2) == 0, Leaving: random.IntN(2) == 0}
 		for i := range random.IntN(20) {
 			if random.IntN(3) > 0 {
-				r.Observations = append(r.Observations, lb.Observation{Target: lb.TargetID(i), State: lb.State(random.IntN(3))})
+				r.Observations = append(r.Observations, drawObservation(random, i))
 			}
 		}
 		for i := range random.IntN(4) {
@@ -121,6 +121,15 @@ func TestAChangeMakesTheLaterReportOfTheEarlierOne(t *testing.T) {
 	}
 }
 
+// drawObservation gives one in any state, and starting slowly.
+func drawObservation(random *rand.Rand, target int) lb.Observation {
+	o := lb.Observation{Target: lb.TargetID(target), State: lb.State(random.IntN(3))}
+	if o.State == lb.Up {
+		o.Ahead = uint8(random.IntN(lb.SlowSteps))
+	}
+	return o
+}
+
 func TestOrdersThatAreForgottenAreToldOfWithTheWholeRecord(t *testing.T) {
 	if _, ok := diff(normal(sampleOrdered(3)), normal(sample(3))); ok {
 		t.Error("got a change, want none: it cannot say that an order is gone")
@@ -136,7 +145,7 @@ func TestTheFormatOfARecordStaysAsItIs(t *testing.T) {
 			Subject: lb.Subject{Kind: lb.OfBackend, Service: "web", Name: "web1"}, Action: lb.Weigh, Weight: 50,
 			By: "alice", At: time.UnixMilli(1000).UTC(), Member: "lb1", Version: 7,
 		}},
-		Observations: []lb.Observation{{Target: 9, State: lb.Down}, {Target: 8, State: lb.Up}, {Target: 10}, {Target: 11, State: lb.Up}, {Target: 12, State: lb.Down}},
+		Observations: []lb.Observation{{Target: 9, State: lb.Down}, {Target: 8, State: lb.Up}, {Target: 10}, {Target: 11, State: lb.Up, Ahead: 4}, {Target: 12, State: lb.Down}},
 	})}.encode())
 	want := strings.Join([]string{
 		"02" + "03", "00000102", // version, kind, age
@@ -145,7 +154,7 @@ func TestTheFormatOfARecordStaysAsItIs(t *testing.T) {
 		"0002", "03646e73", "00000000000000d1", "03776562", "00000000000000d0", // tables
 		"0001", "03", "03776562", "0477656231", "03", "0032", "05616c696365", "00000000000003e8", "0000000000000000", "036c6231", "0000000000000007", // orders
 		"00000005", "0000000000000008", "0000000000000009", "000000000000000a", "000000000000000b", "000000000000000c",
-		"49" + "02", // up, down, unknown, up · down
+		"c9" + "02", "04", // up, down, unknown, up and starting · down; ahead
 	}, "")
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -214,7 +223,10 @@ func TestWhatIsNoMessageIsRefused(t *testing.T) {
 		{"two observations", "\x02\x02" + head + "\x00\x00" + two + number8 + number9 + "\x09", ""},
 		{"targets in the wrong order", "\x02\x02" + head + "\x00\x00" + two + number9 + number8 + "\x09", refusedOrder},
 		{"a target twice", "\x02\x02" + head + "\x00\x00" + two + number8 + number8 + "\x09", refusedOrder},
-		{"a fourth state", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03", refusedState},
+		{"a slow start", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03\x04", ""},
+		{"a slow start that is over", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03\x00", refusedState},
+		{"a slow start of too many steps", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03\x05", refusedState},
+		{"a slow start without steps", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03", refusedMalformed},
 		{"a state without a target", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x05", refusedMalformed},
 		{"observations that are not there", "\x02\x02" + head + "\x00\x00\x00\x00\xff\xff\xff\xff", refusedMalformed},
 		{"an observation without states", "\x02\x02" + head + "\x00\x00" + one + number8, refusedMalformed},
@@ -272,6 +284,8 @@ func TestAReportThatCannotBeToldIsAnError(t *testing.T) {
 		{"a target twice", lb.Report{Observations: []lb.Observation{{Target: 26}, {Target: 26}}}, "target 1a is observed twice"},
 		{"a state no observer finds", lb.Report{Observations: []lb.Observation{{Target: 26, State: lb.Draining}}},
 			"target 1a is draining: an observer finds up, down or unknown only"},
+		{"a slow start of what is down", lb.Report{Observations: []lb.Observation{{Target: 26, State: lb.Down, Ahead: 1}}},
+			"target 1a is down with 1 steps of a slow start ahead: there are at most 4, of backends that are up"},
 		{"a service without a name", lb.Report{Tables: map[string]lb.Digest{"": 1}}, `service "": names must be 1 to 255 bytes of UTF-8`},
 		{"too much", sample(70_000), "2 tables and 70000 observations take 577541 bytes, at most 524288 can be told: spread the services over several clusters"},
 	} {

@@ -445,6 +445,9 @@ command is of no use to type dns: remove it, or set type: exec`},
 		{"a hold that is too long", "type: tcp, flap_hold: 25h",
 			`flap_hold "25h" is out of range: give a duration from 0s to 24h0m0s`},
 
+		{"a start that is too slow", "type: tcp, slow_start: 61m",
+			`slow_start "61m" is out of range: give a duration from 0s to 1h0m0s`},
+
 		// http, https
 		{"a host with a port", "type: http, host: 'www.example.org:80'",
 			`host "www.example.org:80" is no host name: write one such as www.example.org, without a port`},

@@ -524,7 +524,7 @@ func TestChecksAreOfSevenTypes(t *testing.T) {
 		want  lb.Check
 	}{
 		{"type: tcp", lb.Check{Port: 8080}},
-		{"type: tcp, flap_hold: 5m", lb.Check{Port: 8080, FlapHold: 5 * time.Minute}},
+		{"type: tcp, flap_hold: 5m, slow_start: 1m", lb.Check{Port: 8080, FlapHold: 5 * time.Minute, SlowStart: time.Minute}},
 		{"type: http", web(lb.Check{Type: lb.CheckHTTP, Port: 8080})},
 		{"type: https", web(lb.Check{Type: lb.CheckHTTPS, Port: 443, TLS: true, Verify: true})},
 		{`type: https, verify: false, host: www.example.org, http2: true, method: POST, path: /deep, status: "301, 200-250,240-299", body: ok, body_regexp: "^o.$", headers: {X-Probe: 1, Authorization: Bearer hush}`,

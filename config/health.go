@@ -123,6 +123,7 @@ func (c *checker) timing(s checkSection, check *lb.Check) {
 	check.Rise, _ = want(c.report, s.Rise, 2, between(1, 1000))
 	check.Fall, _ = want(c.report, s.Fall, 3, between(1, 1000))
 	check.FlapHold, _ = want(c.report, s.FlapHold, 0, lasting(0, 24*time.Hour))
+	check.SlowStart, _ = want(c.report, s.SlowStart, 0, lasting(0, time.Hour))
 }
 
 // checkPort is the port that the check names, else the one that its type usually

@@ -129,6 +129,8 @@ type checkSection struct {
 	Fall     value `yaml:"fall"`     // failures in a row that make it down; default: 3
 	// How long a backend that goes up and down is held down at most, up to 24h. Default: 0s.
 	FlapHold value `yaml:"flap_hold"`
+	// How long the weight of a backend that was down takes to grow, up to 1h. Default: 0s.
+	SlowStart value `yaml:"slow_start"`
 	// How many members check each backend, 1 to 1000, chosen by rendezvous hashing. Default: all of them.
 	Observers value `yaml:"observers"`
 

@@ -388,7 +388,11 @@ func (c *Controller) logChanges(decisions []decision) {
 			if b.State == lb.Down {
 				level = slog.LevelWarn
 			}
-			c.Log.Log(context.Background(), level, "backend changed", "service", d.service.Name, "backend", b.Name,
+			log := c.Log
+			if b.Ahead > 0 {
+				log = log.With("slow_start", d.service.Check.SlowStart)
+			}
+			log.Log(context.Background(), level, "backend changed", "service", d.service.Name, "backend", b.Name,
 				"state", b.State.String(), "healthy_observers", b.Up, "observers", b.Observers)
 		}
 	}

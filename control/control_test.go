@@ -77,7 +77,7 @@ func TestATableIsTakenOverOnlyWhenItWouldComeOutTheSame(t *testing.T) {
 	first := decided(decision{}, verdicts(up, up)...)
 	for name, again := range map[string]decision{
 		"nothing is new":              decided(first, verdicts(up, up)...),
-		"only more observers tell so": decided(first, verdicts(judgement{lb.Up, 2, 2}, up)...),
+		"only more observers tell so": decided(first, verdicts(judgement{state: lb.Up, up: 2, observers: 2}, up)...),
 	} {
 		if &again.table.Slots[0] != &first.table.Slots[0] {
 			t.Errorf("%s: the table was built again", name)
@@ -95,6 +95,31 @@ func TestATableIsTakenOverOnlyWhenItWouldComeOutTheSame(t *testing.T) {
 	service.Backends[0].Weight = 3
 	if got := decided(first, verdicts(up, up)...); got.digest == first.digest {
 		t.Error("another weight, and still the old table")
+	}
+}
+
+func TestTheMiddleObserverSaysHowFarASlowStartIs(t *testing.T) {
+	for _, tt := range []struct {
+		seen string // by each observer: steps ahead, or - where it is down
+		want uint8
+	}{
+		{"0", 0}, {"4", 4}, {"40", 4}, {"04", 4}, {"43", 4}, {"00", 0},
+		{"400", 0}, {"440", 4}, {"431", 3}, {"44-", 4}, {"4-", 4}, {"4--", 0}, {"2200", 2}, {"2000", 0}, {"43210", 2},
+	} {
+		var records []lb.Record
+		for _, seen := range tt.seen {
+			o := lb.Observation{Target: 1, State: lb.Down}
+			if seen != '-' {
+				o = lb.Observation{Target: 1, State: lb.Up, Ahead: uint8(seen - '0')}
+			}
+			records = append(records, lb.Record{Report: lb.Report{Observations: []lb.Observation{o}}})
+		}
+		for range len(records) { // whatever their order
+			records = append(records[1:], records[0])
+			if got := judge([]lb.TargetID{1}, records)[0].ahead; got != tt.want {
+				t.Errorf("of %s: got %d, want %d", tt.seen, got, tt.want)
+			}
+		}
 	}
 }
 
@@ -116,7 +141,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 		t.Errorf("lint: got %v, %v, want nothing", problems, err)
 	}
 	for name, want := range map[string]int{
-		"halfproxy_backend_up": 2, "halfproxy_vip_announced": 3,
+		"halfproxy_backend_up": 2, "halfproxy_backend_weight": 2, "halfproxy_vip_announced": 3,
 		"halfproxy_table_digest_mismatch": 1, "halfproxy_config_mismatch": 1,
 	} {
 		if got, err := testutil.GatherAndCount(registry, name); err != nil || got != want {

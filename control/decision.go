@@ -100,7 +100,7 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		if order.Action == lb.Weigh {
 			b.Weight = order.Weight
 		}
-		status := BackendStatus{Backend: b, State: j.state, Up: j.up, Observers: j.observers, Order: order}
+		status := BackendStatus{Backend: b, State: j.state, Up: j.up, Observers: j.observers, Ahead: j.ahead, Order: order}
 		if j.state == lb.Unknown {
 			status.State = previous.lastVerdict(b)
 		}
@@ -137,6 +137,7 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		}
 		alive = append(alive, b.Backend)
 		if !aside {
+			b.Weight = b.WeightNow()
 			usable = append(usable, b.Backend)
 		}
 	}
@@ -187,7 +188,7 @@ func (d *decision) stands(s planned, verdicts []judgement, orders directives) bo
 		return false
 	}
 	for i, b := range d.backends {
-		if j := verdicts[s.targets[i]]; b.Up != j.up || b.Observers != j.observers {
+		if j := verdicts[s.targets[i]]; b.Up != j.up || b.Observers != j.observers || b.Ahead != j.ahead {
 			return false
 		}
 	}

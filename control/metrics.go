@@ -9,6 +9,8 @@ import (
 var (
 	backendUpDesc = prometheus.NewDesc("halfproxy_backend_up",
 		"Whether the cluster holds the backend to be up.", []string{"service", "backend"}, nil)
+	backendWeightDesc = prometheus.NewDesc("halfproxy_backend_weight",
+		"Weight of the backend in its service's table, where it is in it: less than configured while it starts slowly.", []string{"service", "backend"}, nil)
 	vipAnnouncedDesc = prometheus.NewDesc("halfproxy_vip_announced",
 		"Whether this node announces the VIP.", []string{"vip"}, nil)
 	tableMismatchDesc = prometheus.NewDesc("halfproxy_table_digest_mismatch",
@@ -25,7 +27,7 @@ var (
 type collector struct{ c *Controller }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backendUpDesc, vipAnnouncedDesc, tableMismatchDesc, configMismatchDesc, blindDesc, frozenDesc} {
+	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, vipAnnouncedDesc, tableMismatchDesc, configMismatchDesc, blindDesc, frozenDesc} {
 		ch <- d
 	}
 }
@@ -39,6 +41,7 @@ func (m collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(tableMismatchDesc, float64(len(s.TableDiffers)), s.Name)
 		for _, b := range s.Backends {
 			gauge(backendUpDesc, number(b.State == lb.Up), s.Name, b.Name)
+			gauge(backendWeightDesc, float64(b.WeightNow()), s.Name, b.Name)
 		}
 	}
 	for _, vip := range st.AnnouncedVIPs {

@@ -30,10 +30,11 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 // stand then. Between blocks 100 ms pass. What can happen:
 //
 //	size N                          how many members there should be
-//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P] [quic=N] [net=N]
+//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D]
 //	                                a backend has the same address in all services, in the same net
 //	remove NAME                     the service goes from the configuration
-//	MEMBER sees X=up Y=down Z=unknown; NAME/X is X as service NAME asks for it
+//	MEMBER sees X=up Y=down Z=unknown; NAME/X is X as service NAME asks for it;
+//	                                up-4 is up with four steps of a slow start ahead
 //	MEMBER is silent | is heard | is leaving | has just started | has settled
 //	MEMBER has another table of NAME | has another configuration | agrees
 //	data plane fails: WORDS         data plane works
@@ -302,6 +303,11 @@ func (w *world) order(words []string) lb.Order {
 
 func (w *world) observe(r *lb.Report, backend, state string) {
 	states := map[string]lb.State{"up": lb.Up, "down": lb.Down, "unknown": lb.Unknown}
+	state, ahead, slow := strings.Cut(state, "-")
+	seen := lb.Observation{State: states[state]}
+	if slow {
+		seen.Ahead = uint8(w.number(ahead))
+	}
 	service, backend, one := strings.Cut(backend, "/")
 	if !one {
 		service, backend = "", service
@@ -313,7 +319,8 @@ func (w *world) observe(r *lb.Report, backend, state string) {
 				continue
 			}
 			observations = slices.DeleteFunc(observations, func(o lb.Observation) bool { return o.Target == target.ID() })
-			observations = append(observations, lb.Observation{Target: target.ID(), State: states[state]})
+			seen.Target = target.ID()
+			observations = append(observations, seen)
 		}
 	}
 	slices.SortFunc(observations, func(a, b lb.Observation) int { return cmp.Compare(a.Target, b.Target) })
@@ -355,6 +362,12 @@ func (w *world) setService(name string, words []string) {
 			s.Check = lb.Check{Interval: interval, Timeout: interval / 2, Rise: 2, Fall: 3, Path: s.Check.Path}
 		case "path":
 			s.Check.Path = value
+		case "slow_start":
+			slow, err := time.ParseDuration(value)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			s.Check.SlowStart = slow
 		case "quic":
 			s.QUIC = lb.QUIC{ServerIDLength: w.number(value)}
 		case "panic_below":
@@ -404,7 +417,11 @@ func (w *world) seen() string {
 	for _, s := range st.Services {
 		fmt.Fprintf(&out, "%s:", s.Name)
 		for _, b := range s.Backends {
-			fmt.Fprintf(&out, " %s %s %d/%d,", b.Name, b.State, b.Up, b.Observers)
+			fmt.Fprintf(&out, " %s %s %d/%d", b.Name, b.State, b.Up, b.Observers)
+			if b.Ahead > 0 {
+				fmt.Fprintf(&out, " weight %d/%d", b.WeightNow(), b.Weight)
+			}
+			out.WriteString(",")
 		}
 		if s.Announced {
 			out.WriteString(" announced")

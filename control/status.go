@@ -38,8 +38,12 @@ type BackendStatus struct {
 	State     lb.State
 	Up        int      // observers in sight that see it up
 	Observers int      // observers in sight that have made up their mind
+	Ahead     uint8    // steps of its slow start that it has yet to take; 0: none
 	Order     lb.Order // in force about it; Undo: none
 }
+
+// WeightNow is the weight that it has in the table, where it is in it.
+func (b BackendStatus) WeightNow() int { return lb.Slowed(b.Weight, b.Ahead) }
 
 func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding, reasons map[string]string, differs differing) *Status {
 	_, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})

@@ -18,6 +18,7 @@ type judgement struct {
 	state     lb.State // Up, Down or Unknown
 	up        int      // observers that see it up
 	observers int      // observers that have made up their mind
+	ahead     uint8    // of one that is Up: the steps of its slow start that are before it
 }
 
 // inSight gives the records that count: of members heard of lately that are
@@ -56,9 +57,9 @@ func blindness(targets []lb.TargetID, records []lb.Record) []bool {
 	blind := make([]bool, len(records))
 	for i, r := range records {
 		judged, alone := 0, 0
-		for at, state := range opinions(targets, r.Report.Observations) {
+		for at, o := range opinions(targets, r.Report.Observations) {
 			judged++
-			if others := all[at].observers - 1; state == lb.Down && 2*all[at].up > others {
+			if others := all[at].observers - 1; o.State == lb.Down && 2*all[at].up > others {
 				alone++
 			}
 		}
@@ -72,8 +73,8 @@ func blindness(targets []lb.TargetID, records []lb.Record) []bool {
 
 // opinions gives the places among targets, which are sorted as observations are,
 // of those that an observer has made up its mind about.
-func opinions(targets []lb.TargetID, observations []lb.Observation) iter.Seq2[int, lb.State] {
-	return func(yield func(int, lb.State) bool) {
+func opinions(targets []lb.TargetID, observations []lb.Observation) iter.Seq2[int, lb.Observation] {
+	return func(yield func(int, lb.Observation) bool) {
 		i := 0
 		for _, o := range observations {
 			for i < len(targets) && targets[i] < o.Target {
@@ -82,7 +83,7 @@ func opinions(targets []lb.TargetID, observations []lb.Observation) iter.Seq2[in
 			if i == len(targets) {
 				return // what follows are questions that only others ask
 			}
-			if targets[i] == o.Target && o.State != lb.Unknown && !yield(i, o.State) {
+			if targets[i] == o.Target && o.State != lb.Unknown && !yield(i, o) {
 				return
 			}
 		}
@@ -90,16 +91,24 @@ func opinions(targets []lb.TargetID, observations []lb.Observation) iter.Seq2[in
 }
 
 // judge gives the majority's opinion on each of targets. It takes more than half
-// of the observers to hold a backend down: a tie leaves it in use.
+// of the observers to hold a backend down: a tie leaves it in use. Of a slow start the
+// middle one of those that see it up decides.
 func judge(targets []lb.TargetID, records []lb.Record) []judgement {
 	verdicts := make([]judgement, len(targets))
+	starting := make(map[int][]uint8)
 	for _, r := range records {
-		for i, state := range opinions(targets, r.Report.Observations) {
+		for i, o := range opinions(targets, r.Report.Observations) {
 			verdicts[i].observers++
-			if state == lb.Up {
+			if o.State == lb.Up {
 				verdicts[i].up++
 			}
+			if o.Ahead > 0 {
+				starting[i] = append(starting[i], o.Ahead)
+			}
 		}
+	}
+	for i, ahead := range starting {
+		verdicts[i].ahead = median(ahead, verdicts[i].up)
 	}
 	for i := range verdicts {
 		switch j := &verdicts[i]; {
@@ -108,10 +117,21 @@ func judge(targets []lb.TargetID, records []lb.Record) []judgement {
 		case 2*j.up >= j.observers:
 			j.state = lb.Up
 		default:
-			j.state = lb.Down
+			j.state, j.ahead = lb.Down, 0
 		}
 	}
 	return verdicts
+}
+
+// median of so many numbers, of which all but those given are 0, the greater one of two:
+// an observer that has just come does not know that a backend starts slowly.
+func median(others []uint8, of int) uint8 {
+	slices.Sort(others)
+	zeros := of - len(others)
+	if of/2 < zeros {
+		return 0
+	}
+	return others[of/2-zeros]
 }
 
 // jury remembers what judging needs to know of the past: nothing, but while

@@ -185,12 +185,14 @@ func samePrepared(a, b lb.Target) bool {
 }
 
 // Observations lists what is held of every target, sorted by target: Unknown
-// until rise or fall is reached for the first time.
+// until rise or fall is reached for the first time. The steps of a slow start change
+// as time passes, without a signal by Changes.
 func (c *Checker) Observations() []lb.Observation {
 	c.mu.Lock()
+	now := time.Now()
 	list := make([]lb.Observation, 0, len(c.targets))
 	for id, t := range c.targets {
-		list = append(list, lb.Observation{Target: id, State: t.state})
+		list = append(list, lb.Observation{Target: id, State: t.state, Ahead: t.ahead(t.Check, now)})
 	}
 	c.mu.Unlock()
 	slices.SortFunc(list, func(a, b lb.Observation) int { return cmp.Compare(a.Target, b.Target) })

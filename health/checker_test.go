@@ -284,6 +284,34 @@ func TestASharedCheckGoesOnByTheWayOfWhoIsLeft(t *testing.T) {
 	})
 }
 
+func TestObservationsTellHowFarASlowStartIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		c := n.start(t, Config{})
+		web1 := tcpTarget("web1", lb.Check{Interval: time.Second, Timeout: time.Second / 2, Rise: 1, Fall: 1, SlowStart: 40 * time.Second})
+		c.SetTargets([]lb.Target{web1})
+		ahead := func(want ...uint8) {
+			t.Helper()
+			var got []uint8
+			for range want {
+				got = append(got, c.Observations()[0].Ahead)
+				time.Sleep(10 * time.Second)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("steps ahead, every 10s: got %v, want %v", got, want)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		ahead(0, 0)
+		n.answer(web1, refused)
+		time.Sleep(2 * time.Second)
+		ahead(0, 0)
+		n.answer(web1, fit)
+		time.Sleep(2 * time.Second)
+		ahead(4, 3, 2, 1, 0, 0)
+	})
+}
+
 func TestKeptTargetsKeepTheirHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()

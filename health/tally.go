@@ -66,6 +66,15 @@ func (t *tally) calm(lasted time.Duration, check lb.Check) {
 	}
 }
 
+// ahead is how many steps of its slow start are before a backend that was seen down. Of
+// one that was up when this node first asked nobody here knows since when it is.
+func (t *tally) ahead(check lb.Check, now time.Time) uint8 {
+	if t.state != lb.Up || !t.back {
+		return 0
+	}
+	return check.Ahead(now.Sub(t.since))
+}
+
 // held tells why it is Down though it is well by the check's own rise.
 func (t *tally) held(check lb.Check) string {
 	if t.state != lb.Down || !t.fit || t.row < check.Rise {

@@ -107,3 +107,31 @@ func TestNobodyIsHeldDownUnlessAsked(t *testing.T) {
 		}
 	}
 }
+
+func TestSlowStartIsOfBackendsThatWereSeenDown(t *testing.T) {
+	check := lb.Check{Interval: time.Second, Rise: 1, Fall: 1, SlowStart: 40 * time.Second}
+	now := time.Unix(0, 0)
+	var tally tally
+	count := func(fit bool) { tally.count(fit, check, now) }
+	want := func(when string, ahead uint8) {
+		t.Helper()
+		if got := tally.ahead(check, now); got != ahead {
+			t.Errorf("%s: got %d steps ahead, want %d", when, got, ahead)
+		}
+	}
+	want("never asked", 0)
+	count(true)
+	want("up at first", 0)
+	count(false)
+	want("down", 0)
+	count(true)
+	want("back", 4)
+	now = now.Add(20 * time.Second)
+	count(true)
+	want("half the time", 2)
+	count(false)
+	count(true)
+	want("back again", 4)
+	now = now.Add(40 * time.Second)
+	want("after it", 0)
+}

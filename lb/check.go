@@ -79,6 +79,8 @@ type Check struct {
 	// FlapHold is how long a backend that keeps going up and down is held down at
 	// most. 0: it is not.
 	FlapHold time.Duration `json:",omitzero"`
+	// SlowStart is how long the weight of a backend that was down takes to grow.
+	SlowStart time.Duration `json:",omitzero"`
 
 	// Host is the name that the server is asked for: of http, https and grpc.
 	// Empty: its address.

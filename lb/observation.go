@@ -59,6 +59,7 @@ type TargetID uint64
 type Observation struct {
 	Target TargetID
 	State  State
+	Ahead  uint8 // of an Up backend: the steps of its slow start that it has yet to take
 }
 
 // Report is all that a member tells the others, whole each time.

@@ -66,7 +66,7 @@ func (n *node) status() admin.Status {
 			}
 			out.Backends = append(out.Backends, admin.Backend{
 				Order: order,
-				Name:  b.Name, Address: b.Address, Weight: b.Weight, State: b.State.String(),
+				Name:  b.Name, Address: b.Address, Weight: b.Weight, WeightNow: b.WeightNow(), State: b.State.String(),
 				HealthyObservers: b.Up, Observers: b.Observers,
 				Packets: traffic.Packets, Bytes: traffic.Bytes, Flows: traffic.Flows, LastError: lastErrors[[2]string{service.Name, b.Name}],
 			})
