@@ -73,6 +73,7 @@ type Service struct {
 	Forward      string        `json:"forward"`
 	Announced    bool          `json:"announced"` // all of its VIPs are
 	Reason       string        `json:"reason"`    // why, or why not
+	Panic        string        `json:"panic"`     // why health is ignored and all backends are used; empty: it is not
 	TableDigest  string        `json:"table_digest"`
 	TableDiffers List[string]  `json:"table_differs"` // members with another table for a while
 	Backends     List[Backend] `json:"backends"`

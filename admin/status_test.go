@@ -67,7 +67,7 @@ func troubled() admin.Status {
 			{
 				Name: "web", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
 				Ports: []string{"tcp/80", "tcp/443", "udp/443"}, Forward: "l2",
-				Announced: true, Reason: "1 of 3 backends up, 1 needed",
+				Announced: true, Reason: "1 of 3 backends up, 1 needed", Panic: "1 of 2 backends up, less than panic_below of 60%",
 				TableDigest: "60303ae22b998861", TableDiffers: []string{"lb3"},
 				Backends: []admin.Backend{
 					{Name: "web1", Address: ip("10.0.1.11"), Weight: 100, WeightNow: 20, State: "up", HealthyObservers: 3, Observers: 3, Packets: 1_234_567, Bytes: 18_446_744_073_709_551_615, Flows: 45_678},

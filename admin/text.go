@@ -95,6 +95,9 @@ func (p *printer) services(services []Service) {
 		} else {
 			p.field("announced", red, joined(": ", "no", s.Reason))
 		}
+		if s.Panic != "" {
+			p.field("panic", red, "health is ignored and all backends are used: "+s.Panic)
+		}
 		p.field("vips", plain, strings.Join(texts(s.VIPs), ", "))
 		p.field("ports", plain, strings.Join(s.Ports, ", "))
 		p.field("forward", plain, s.Forward)

@@ -393,6 +393,8 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:55: services[0] "web": announce.min_healthy "101%" is neither a number nor a share of the backends: write 1, or a share from "1%" to "100%"`},
 		{"a share of none", "min_healthy: 1 ", "min_healthy: 0% ",
 			`halfproxy.yaml:55: services[0] "web": announce.min_healthy "0%" is neither a number nor a share of the backends: write 1, or a share from "1%" to "100%"`},
+		{"another thing to do without a healthy backend", "min_healthy: 1 ", "none_healthy: keep ",
+			`halfproxy.yaml:55: services[0] "web": announce.none_healthy "keep" is unknown: choose withdraw or use_all`},
 		{"a share without its sign", "panic_below: 0%", "panic_below: 30",
 			`halfproxy.yaml:56: services[0] "web": panic_below 30 has no percent sign: write 30%`},
 		{"a share with a fraction", "panic_below: 0%", "panic_below: 33.3%",

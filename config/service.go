@@ -132,6 +132,8 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	service.Check = c.check(s, service.Ports)
 	service.Observers, _ = want(c.report, s.Check.Observers, 0, between(1, 1000))
 	service.MinHealthy = c.minHealthy(s)
+	none, _ := want(c.report, s.Announce.NoneHealthy, "withdraw", oneOf("withdraw", "use_all"))
+	service.UseAll = none == "use_all"
 	service.PanicBelow, _ = want(c.report, s.PanicBelow, 0, parseShare(0))
 	return service, places
 }

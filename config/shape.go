@@ -168,6 +168,8 @@ type checkSection struct {
 type announceSection struct {
 	section
 	MinHealthy value `yaml:"min_healthy"` // a number or a share of the backends ("30%"), below it the VIPs are withdrawn; default: 1
+	// withdraw: without a healthy backend too; use_all: then all are used, and the VIPs stay. Default: withdraw.
+	NoneHealthy value `yaml:"none_healthy"`
 }
 
 // section is embedded in what is a mapping in the file.

@@ -372,9 +372,22 @@ func (c *Controller) logBlind(blind bool) {
 	}
 }
 
+// logPanic tells when a service begins to ignore health, and when that is over.
+func (c *Controller) logPanic(d decision) {
+	was := c.done.decisions[d.service.Name].panic
+	switch {
+	case d.panic != "" && was == "":
+		c.Log.Warn("health is ignored and all backends are used", "service", d.service.Name, "why", d.panic,
+			"remedy", "look at the backends, and at what checks them")
+	case d.panic == "" && was != "":
+		c.Log.Info("health counts again", "service", d.service.Name)
+	}
+}
+
 // logChanges tells what a colleague would be told.
 func (c *Controller) logChanges(decisions []decision) {
 	for _, d := range decisions {
+		c.logPanic(d)
 		previous := c.done.decisions[d.service.Name].backends
 		if slices.Equal(previous, d.backends) {
 			continue

@@ -141,7 +141,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 		t.Errorf("lint: got %v, %v, want nothing", problems, err)
 	}
 	for name, want := range map[string]int{
-		"halfproxy_backend_up": 2, "halfproxy_backend_weight": 2, "halfproxy_vip_announced": 3,
+		"halfproxy_backend_up": 2, "halfproxy_backend_weight": 2, "halfproxy_service_panic": 1, "halfproxy_vip_announced": 3,
 		"halfproxy_table_digest_mismatch": 1, "halfproxy_config_mismatch": 1,
 	} {
 		if got, err := testutil.GatherAndCount(registry, name); err != nil || got != want {

@@ -81,6 +81,7 @@ type decision struct {
 	table    lb.Table
 	digest   lb.Digest
 	judged   bool   // once there was a verdict on every backend
+	panic    string // why health is ignored; empty where it is not
 	obstacle string // why its VIPs must not be announced; empty where they may
 }
 
@@ -126,7 +127,13 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		d.backends = append(d.backends, status)
 	}
 	d.judged = d.judged || unknown == 0
-	panicking := (inService-down)*100 < s.PanicBelow*inService
+	switch up := inService - down; {
+	case up*100 < s.PanicBelow*inService:
+		d.panic = fmt.Sprintf("%d of %d backends up, less than panic_below of %d%%", up, inService, s.PanicBelow)
+	case s.UseAll && up == 0 && inService > 0:
+		d.panic = fmt.Sprintf("0 of %d backends up, and none_healthy is use_all", inService)
+	}
+	panicking := d.panic != ""
 
 	var usable, alive []lb.Backend
 	for i, b := range d.backends {

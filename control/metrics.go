@@ -11,6 +11,8 @@ var (
 		"Whether the cluster holds the backend to be up.", []string{"service", "backend"}, nil)
 	backendWeightDesc = prometheus.NewDesc("halfproxy_backend_weight",
 		"Weight of the backend in its service's table, where it is in it: less than configured while it starts slowly.", []string{"service", "backend"}, nil)
+	panicDesc = prometheus.NewDesc("halfproxy_service_panic",
+		"Whether too few backends are healthy, so that health is ignored and all are used.", []string{"service"}, nil)
 	vipAnnouncedDesc = prometheus.NewDesc("halfproxy_vip_announced",
 		"Whether this node announces the VIP.", []string{"vip"}, nil)
 	tableMismatchDesc = prometheus.NewDesc("halfproxy_table_digest_mismatch",
@@ -27,7 +29,7 @@ var (
 type collector struct{ c *Controller }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, vipAnnouncedDesc, tableMismatchDesc, configMismatchDesc, blindDesc, frozenDesc} {
+	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, panicDesc, vipAnnouncedDesc, tableMismatchDesc, configMismatchDesc, blindDesc, frozenDesc} {
 		ch <- d
 	}
 }
@@ -38,6 +40,7 @@ func (m collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	st := m.c.Status()
 	for _, s := range st.Services {
+		gauge(panicDesc, number(s.Panic != ""), s.Name)
 		gauge(tableMismatchDesc, float64(len(s.TableDiffers)), s.Name)
 		for _, b := range s.Backends {
 			gauge(backendUpDesc, number(b.State == lb.Up), s.Name, b.Name)

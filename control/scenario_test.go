@@ -30,7 +30,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 // stand then. Between blocks 100 ms pass. What can happen:
 //
 //	size N                          how many members there should be
-//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D]
+//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D]
 //	                                a backend has the same address in all services, in the same net
 //	remove NAME                     the service goes from the configuration
 //	MEMBER sees X=up Y=down Z=unknown; NAME/X is X as service NAME asks for it;
@@ -370,6 +370,8 @@ func (w *world) setService(name string, words []string) {
 			s.Check.SlowStart = slow
 		case "quic":
 			s.QUIC = lb.QUIC{ServerIDLength: w.number(value)}
+		case "none_healthy":
+			s.UseAll = value == "use_all"
 		case "panic_below":
 			s.PanicBelow = w.number(strings.TrimSuffix(value, "%"))
 		}
@@ -427,6 +429,9 @@ func (w *world) seen() string {
 			out.WriteString(" announced")
 		} else {
 			fmt.Fprintf(&out, " not announced: %s", s.Reason)
+		}
+		if s.Panic != "" {
+			fmt.Fprintf(&out, ", health ignored: %s", s.Panic)
 		}
 		if len(s.TableDiffers) > 0 {
 			fmt.Fprintf(&out, ", another table on %v", s.TableDiffers)

@@ -27,6 +27,7 @@ type ServiceStatus struct {
 	lb.Service
 	Announced    bool   // all of its VIPs are
 	Reason       string // why they are not
+	Panic        string // why health is ignored and all backends are used; empty: it is not
 	Table        lb.Digest
 	TableDiffers []string // members whose table has differed for a while, sorted
 	Backends     []BackendStatus
@@ -61,7 +62,7 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 	for _, s := range p.services {
 		decided := c.done.decisions[s.Name]
 		ss := ServiceStatus{
-			Service: s.Service, Announced: true, Reason: reasons[s.Name],
+			Service: s.Service, Announced: true, Reason: reasons[s.Name], Panic: decided.panic,
 			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends,
 		}
 		for _, vip := range s.VIPs {

@@ -141,6 +141,9 @@ type Service struct {
 	// PanicBelow is the share of healthy backends, in percent, under which
 	// health is ignored and all backends are used. 0 never does.
 	PanicBelow int
+	// UseAll has all backends used, and the VIPs announced, when none is healthy. Else
+	// the VIPs are withdrawn.
+	UseAll bool
 }
 
 // HashFields are those that choose the backend.

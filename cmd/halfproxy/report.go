@@ -49,7 +49,7 @@ func (n *node) status() admin.Status {
 	for _, service := range st.Services {
 		out := admin.Service{
 			Name: service.Name, VIPs: service.VIPs, Forward: service.Forward.String(),
-			Announced: service.Announced, Reason: service.Reason,
+			Announced: service.Announced, Reason: service.Reason, Panic: service.Panic,
 			TableDigest: service.Table.String(), TableDiffers: service.TableDiffers,
 		}
 		if service.Announced {
