@@ -22,7 +22,7 @@ generate: ## rebuild the BPF objects and what is generated from them (clang 19)
 
 # One package at a time: the end-to-end tests measure how fast nodes react.
 test: ## run every test, with the race detector; as root, else the kernel's are skipped
-	scripts/need gcc libc6-dev frr bird2 iproute2 ethtool
+	scripts/need gcc libc6-dev frr bird2 exabgp iproute2 ethtool
 	CGO_ENABLED=1 go test -race -p 1 -timeout 30m ./...
 
 # -short: packets are slow where the CPU is emulated, and the program's arithmetic

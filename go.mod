@@ -2,6 +2,9 @@ module github.com/halfproxy/halfproxy
 
 go 1.26.0
 
+// Listeners by MPTCP take no TCP MD5 (mptcp_setsockopt), which passive BGP peers need.
+godebug multipathtcp=0
+
 require (
 	github.com/cilium/ebpf v0.22.0
 	github.com/goccy/go-yaml v1.19.2

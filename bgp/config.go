@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"reflect"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,55 +20,100 @@ import (
 // on every network that the session is on. It cannot be that where the
 // families differ: GoBGP would send an IPv4-mapped IPv6 address (::ffff:a.b.c.d)
 // for an IPv6 VIP on a session over IPv4, with which FRR keeps the whole ECMP
-// route out of the kernel, the healthy nodes' paths included. NextHop6 and
-// NextHop4 say what to send there; without them such VIPs are not announced on
-// such sessions.
+// route out of the kernel, the healthy nodes' paths included. NextHops say what to
+// send there; without them such VIPs are not announced on such sessions.
 type Config struct {
-	ASN         uint32
-	RouterID    netip.Addr     // IPv4
-	Communities []lb.Community // on every announcement
-	Peers       []Peer
-	NextHop6    netip.Addr // next hop of IPv6 VIPs on sessions over IPv4; may be unset
-	NextHop4    netip.Addr // next hop of IPv4 VIPs on sessions over IPv6; may be unset
+	ASN      uint32
+	RouterID netip.Addr // IPv4
+	// Listen is where the sessions that peers open are taken; unset: nowhere.
+	Listen   netip.AddrPort
+	Peers    []Peer
+	NextHops NextHops // on sessions over the other family
 
 	Log        *slog.Logger          // nil logs nothing
 	Registerer prometheus.Registerer // nil registers nothing
 }
 
-// Peer is a router that announcements go to. It is comparable: equal peers are
-// the same session.
+// NextHops are one address of each family, or none.
+type NextHops struct{ V4, V6 netip.Addr }
+
+// Peer is a router that announcements go to.
 type Peer struct {
-	Address  netip.Addr
-	ASN      uint32        // equal to our own for iBGP
-	HoldTime time.Duration // proposed; the lower of the two sides' counts
-	Password string        // TCP MD5 (RFC 2385); empty for none
+	Address netip.Addr
+	ASN     uint32 // equal to our own for iBGP
+
+	// HoldTime is proposed; the lower of the two sides' counts.
+	HoldTime         time.Duration
+	KeepaliveTime    time.Duration // 0, or more than a third of the hold time that is agreed on: that
+	ConnectRetryTime time.Duration // 0: a second
+
+	Password string // TCP MD5 (RFC 2385); empty for none
 	// TTLSecurity takes and sends packets of TTL 255 only (RFC 5082). The
 	// router needs the same setting: with one side alone the session does not
 	// come up, or flaps with the hold time.
 	TTLSecurity bool
+	// Multihop is the TTL of what is sent to a peer of another AS; 0: it is a
+	// neighbour, the TTL is 1.
+	Multihop     int
+	LocalAddress netip.Addr // of the session; unset: the kernel's choice
+	Passive      bool       // the peer opens the session, Config.Listen takes it
+
+	No4, No6 bool // VIPs of the family do not go to it
+	// NextHops go before the session's own address, and before Config's.
+	NextHops NextHops
+	// ExtendedNextHop gives IPv4 VIPs the next hop of IPv6 VIPs (RFC 8950).
+	ExtendedNextHop bool
+
+	// Attributes are put on all that it is sent: its communities and prepends go
+	// with those of the routes, its MED and LocalPref in the place of theirs.
+	Attributes lb.Attributes
+}
+
+// sameSession tells whether what differs between p and q takes no new session.
+func (p Peer) sameSession(q Peer) bool {
+	p.Attributes, q.Attributes = lb.Attributes{}, lb.Attributes{}
+	p.NextHops, q.NextHops = NextHops{}, NextHops{}
+	return reflect.DeepEqual(p, q)
 }
 
 const (
 	minHoldTime = 3 * time.Second // RFC 4271, section 4.2
 	maxHoldTime = math.MaxUint16 * time.Second
 	maxPassword = 80 // TCP_MD5SIG_MAXKEYLEN, linux/tcp.h
+	maxPrepend  = 10
 )
 
 // Validate gives every error of c, joined.
 func (c Config) Validate() error {
 	errs := []error{checkRouter(c.ASN, c.RouterID)}
-	for i, community := range c.Communities {
-		if !community.Large && (community.A > math.MaxUint16 || community.B > math.MaxUint16) {
-			errs = append(errs, fmt.Errorf("communities[%d] %v: a standard community has 16 bits a part: use a large one (a:b:c)", i, community))
+	errs = append(errs, c.NextHops.validate(), c.checkPeers(c.Peers))
+	return errors.Join(errs...)
+}
+
+func (n NextHops) validate() error {
+	var errs []error
+	if n.V6.IsValid() && (!n.V6.Is6() || n.V6.Is4In6() || !isUnicast(n.V6)) {
+		errs = append(errs, fmt.Errorf("next hop %v for IPv6: must be an IPv6 address of this node that the routers can reach", n.V6))
+	}
+	if n.V4.IsValid() && (!n.V4.Is4() || !isUnicast(n.V4)) {
+		errs = append(errs, fmt.Errorf("next hop %v for IPv4: must be an IPv4 address of this node that the routers can reach", n.V4))
+	}
+	return errors.Join(errs...)
+}
+
+func checkAttributes(a lb.Attributes) error {
+	var errs []error
+	for i, c := range a.Communities {
+		if !c.Large && (c.A > math.MaxUint16 || c.B > math.MaxUint16) {
+			errs = append(errs, fmt.Errorf("communities[%d] %v: a standard community has 16 bits a part: use a large one (a:b:c)", i, c))
+		}
+		if c.Large && c.A == markASN {
+			errs = append(errs, fmt.Errorf("communities[%d] %v: AS %d is reserved (RFC 7300): use another", i, c, uint32(markASN)))
 		}
 	}
-	if c.NextHop6.IsValid() && (!c.NextHop6.Is6() || c.NextHop6.Is4In6() || !isUnicast(c.NextHop6)) {
-		errs = append(errs, fmt.Errorf("next hop %v for IPv6: must be an IPv6 address of this node that the routers can reach", c.NextHop6))
+	if a.Prepend < 0 || a.Prepend > maxPrepend {
+		errs = append(errs, fmt.Errorf("prepend %d: must be from 0 to %d", a.Prepend, maxPrepend))
 	}
-	if c.NextHop4.IsValid() && (!c.NextHop4.Is4() || !isUnicast(c.NextHop4)) {
-		errs = append(errs, fmt.Errorf("next hop %v for IPv4: must be an IPv4 address of this node that the routers can reach", c.NextHop4))
-	}
-	errs = append(errs, checkPeers(c.Peers))
 	return errors.Join(errs...)
 }
 
@@ -82,11 +128,21 @@ func checkRouter(asn uint32, id netip.Addr) error {
 	return errors.Join(errs...)
 }
 
+func (c Config) checkPeers(peers []Peer) error {
+	errs := []error{checkPeers(peers)}
+	for i, p := range peers {
+		if err := c.fits(p); err != nil {
+			errs = append(errs, fmt.Errorf("peers[%d] %q: %w", i, text(p.Address), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func checkPeers(peers []Peer) error {
 	var errs []error
 	seen := make(map[netip.Addr]bool)
 	for i, p := range peers {
-		if err := p.validate(); err != nil {
+		if err := errors.Join(p.validate(), p.NextHops.validate(), checkAttributes(p.Attributes)); err != nil {
 			errs = append(errs, fmt.Errorf("peers[%d] %q: %w", i, text(p.Address), err))
 		}
 		if seen[p.Address] {
@@ -108,6 +164,21 @@ func (p Peer) validate() error {
 	if p.HoldTime < minHoldTime || p.HoldTime > maxHoldTime || p.HoldTime%time.Second != 0 {
 		errs = append(errs, fmt.Errorf("hold time %v must be whole seconds from %v to %v (RFC 4271)", p.HoldTime, minHoldTime, maxHoldTime))
 	}
+	if p.KeepaliveTime < 0 || p.KeepaliveTime > p.HoldTime || p.KeepaliveTime%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("keepalive time %v must be whole seconds, at most the hold time", p.KeepaliveTime))
+	}
+	if p.ConnectRetryTime < 0 || p.ConnectRetryTime > maxHoldTime || p.ConnectRetryTime%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("connect retry time %v must be whole seconds", p.ConnectRetryTime))
+	}
+	if p.TTLSecurity && p.Multihop != 0 {
+		errs = append(errs, errors.New("TTL security and multihop exclude each other: the one asks for a neighbour, the other for none"))
+	}
+	if p.Multihop < 0 || p.Multihop > 255 {
+		errs = append(errs, fmt.Errorf("multihop %d must be a TTL, from 2 to 255", p.Multihop))
+	}
+	if p.LocalAddress.IsValid() && (p.LocalAddress.Is4() != p.Address.Is4() || !isUnicast(p.LocalAddress)) {
+		errs = append(errs, fmt.Errorf("local address %v must be a node's address of the peer's family", p.LocalAddress))
+	}
 	if len(p.Password) > maxPassword {
 		errs = append(errs, fmt.Errorf("password has %d bytes, TCP MD5 takes at most %d", len(p.Password), maxPassword))
 	}
@@ -127,11 +198,35 @@ func text(a netip.Addr) string {
 	return a.String()
 }
 
-// families says which VIPs can be announced on a session with p: those with a
-// next hop that is right there.
-func (c Config) families(p Peer) (v4, v6 bool) {
-	if p.Address.Is4() {
-		return true, c.NextHop6.IsValid()
+// fits tells what of p makes no sense to this node.
+func (c Config) fits(p Peer) error {
+	var errs []error
+	if p.Passive && !c.Listen.IsValid() {
+		errs = append(errs, errors.New("passive, and nothing listens: give an address to listen at"))
 	}
-	return c.NextHop4.IsValid(), true
+	if p.ASN == c.ASN && p.Multihop != 0 {
+		errs = append(errs, errors.New("multihop is for peers of other ASes: others may be any number of hops away"))
+	}
+	return errors.Join(errs...)
+}
+
+// nextHops gives the next hops of VIPs on a session with p, and which VIPs can be
+// announced on it: those with a next hop that is right there. Unset: the session's
+// own address.
+func (c Config) nextHops(p Peer) (hop4, hop6 netip.Addr, v4, v6 bool) {
+	choose := func(own, fallback netip.Addr, overSame bool) (netip.Addr, bool) {
+		switch {
+		case own.IsValid():
+			return own, true
+		case overSame:
+			return netip.Addr{}, true
+		}
+		return fallback, fallback.IsValid()
+	}
+	hop6, v6 = choose(p.NextHops.V6, c.NextHops.V6, p.Address.Is6())
+	hop4, v4 = choose(p.NextHops.V4, c.NextHops.V4, p.Address.Is4())
+	if p.ExtendedNextHop {
+		hop4, v4 = hop6, v6
+	}
+	return hop4, hop6, v4 && !p.No4, v6 && !p.No6
 }

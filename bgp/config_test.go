@@ -18,9 +18,7 @@ func good() Config {
 			{Address: netip.MustParseAddr("192.0.2.254"), ASN: 64500, HoldTime: 9 * time.Second},
 			{Address: netip.MustParseAddr("2001:db8::254"), ASN: 64512, HoldTime: 3 * time.Second, Password: "secret", TTLSecurity: true},
 		},
-		Communities: []lb.Community{{A: 64512, B: 100}, {Large: true, A: 4200000000, B: 1, C: 2}},
-		NextHop6:    netip.MustParseAddr("2001:db8::1"),
-		NextHop4:    netip.MustParseAddr("192.0.2.1"),
+		NextHops: NextHops{V4: netip.MustParseAddr("192.0.2.1"), V6: netip.MustParseAddr("2001:db8::1")},
 	}
 }
 
@@ -40,20 +38,22 @@ func TestValidateNamesEveryErrorAndItsRemedy(t *testing.T) {
 		{"no router id", func(c *Config) { c.RouterID = netip.Addr{} }, []string{
 			`router id "" must be an IPv4 address: take one of this node's`,
 		}},
-		{"IPv6 router id", func(c *Config) { c.RouterID = c.NextHop6 }, []string{
+		{"IPv6 router id", func(c *Config) { c.RouterID = c.NextHops.V6 }, []string{
 			`router id "2001:db8::1" must be an IPv4 address: take one of this node's`,
 		}},
-		{"standard community of a four-octet AS", func(c *Config) { c.Communities[0].A = 4200000000 }, []string{
-			"communities[0] 4200000000:100: a standard community has 16 bits a part: use a large one (a:b:c)",
+		{"standard community of a four-octet AS", func(c *Config) {
+			c.Peers[0].Attributes.Communities = []lb.Community{{A: 4200000000, B: 100}}
+		}, []string{
+			`peers[0] "192.0.2.254": communities[0] 4200000000:100: a standard community has 16 bits a part: use a large one (a:b:c)`,
 		}},
-		{"next hops the wrong way round", func(c *Config) { c.NextHop4, c.NextHop6 = c.NextHop6, c.NextHop4 }, []string{
+		{"next hops the wrong way round", func(c *Config) { c.NextHops.V4, c.NextHops.V6 = c.NextHops.V6, c.NextHops.V4 }, []string{
 			"next hop 192.0.2.1 for IPv6: must be an IPv6 address of this node that the routers can reach",
 			"next hop 2001:db8::1 for IPv4: must be an IPv4 address of this node that the routers can reach",
 		}},
-		{"next hop IPv4-mapped", func(c *Config) { c.NextHop6 = netip.MustParseAddr("::ffff:192.0.2.1") }, []string{
+		{"next hop IPv4-mapped", func(c *Config) { c.NextHops.V6 = netip.MustParseAddr("::ffff:192.0.2.1") }, []string{
 			"next hop ::ffff:192.0.2.1 for IPv6: must be an IPv6 address of this node that the routers can reach",
 		}},
-		{"next hop link-local", func(c *Config) { c.NextHop6 = netip.MustParseAddr("fe80::1") }, []string{
+		{"next hop link-local", func(c *Config) { c.NextHops.V6 = netip.MustParseAddr("fe80::1") }, []string{
 			"next hop fe80::1 for IPv6: must be an IPv6 address of this node that the routers can reach",
 		}},
 		{"peer without anything", func(c *Config) { c.Peers[0] = Peer{} }, []string{
@@ -69,6 +69,33 @@ func TestValidateNamesEveryErrorAndItsRemedy(t *testing.T) {
 		}},
 		{"password too long", func(c *Config) { c.Peers[0].Password = strings.Repeat("x", 81) }, []string{
 			`peers[0] "192.0.2.254": password has 81 bytes, TCP MD5 takes at most 80`,
+		}},
+		{"a community of ours for the policy", func(c *Config) {
+			c.Peers[0].Attributes.Communities = []lb.Community{{Large: true, A: 4294967295, B: 1, C: 2}}
+		}, []string{
+			`peers[0] "192.0.2.254": communities[0] 4294967295:1:2: AS 4294967295 is reserved (RFC 7300): use another`,
+		}},
+		{"prepend without end", func(c *Config) { c.Peers[0].Attributes.Prepend = 11 }, []string{
+			`peers[0] "192.0.2.254": prepend 11: must be from 0 to 10`,
+		}},
+		{"a keepalive time beyond the hold time", func(c *Config) { c.Peers[0].KeepaliveTime = 10 * time.Second }, []string{
+			`peers[0] "192.0.2.254": keepalive time 10s must be whole seconds, at most the hold time`,
+		}},
+		{"a connect retry time of no whole seconds", func(c *Config) { c.Peers[0].ConnectRetryTime = time.Millisecond }, []string{
+			`peers[0] "192.0.2.254": connect retry time 1ms must be whole seconds`,
+		}},
+		{"multihop and TTL security, inside the AS", func(c *Config) { c.Peers[1].Multihop = 3 }, []string{
+			`peers[1] "2001:db8::254": TTL security and multihop exclude each other: the one asks for a neighbour, the other for none`,
+			`peers[1] "2001:db8::254": multihop is for peers of other ASes: others may be any number of hops away`,
+		}},
+		{"multihop that is no TTL", func(c *Config) { c.Peers[0].Multihop = 256 }, []string{
+			`peers[0] "192.0.2.254": multihop 256 must be a TTL, from 2 to 255`,
+		}},
+		{"a local address of the other family", func(c *Config) { c.Peers[0].LocalAddress = c.NextHops.V6 }, []string{
+			`peers[0] "192.0.2.254": local address 2001:db8::1 must be a node's address of the peer's family`,
+		}},
+		{"passive, and nothing listens", func(c *Config) { c.Peers[0].Passive = true }, []string{
+			`peers[0] "192.0.2.254": passive, and nothing listens: give an address to listen at`,
 		}},
 		{"peer twice", func(c *Config) { c.Peers[1].Address = c.Peers[0].Address }, []string{
 			`peers[1] "192.0.2.254": listed twice: one session a peer`,
@@ -100,7 +127,7 @@ func TestASessionCarriesTheFamiliesThatHaveANextHopOnIt(t *testing.T) {
 	c := good()
 	over4, over6 := c.Peers[0], c.Peers[1]
 	none := c
-	none.NextHop4, none.NextHop6 = netip.Addr{}, netip.Addr{}
+	none.NextHops = NextHops{}
 	for _, tt := range []struct {
 		name           string
 		c              Config
@@ -112,7 +139,7 @@ func TestASessionCarriesTheFamiliesThatHaveANextHopOnIt(t *testing.T) {
 		{"over IPv4, no next hop for IPv6", none, over4, true, false},
 		{"over IPv6, no next hop for IPv4", none, over6, false, true},
 	} {
-		if v4, v6 := tt.c.families(tt.p); v4 != tt.wantV4 || v6 != tt.wantV6 {
+		if _, _, v4, v6 := tt.c.nextHops(tt.p); v4 != tt.wantV4 || v6 != tt.wantV6 {
 			t.Errorf("%s: got IPv4 %v and IPv6 %v, want %v and %v", tt.name, v4, v6, tt.wantV4, tt.wantV6)
 		}
 	}

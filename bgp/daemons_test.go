@@ -31,12 +31,12 @@ var (
 	nodeA = Config{
 		ASN: 64512, RouterID: netip.MustParseAddr("192.0.2.1"),
 		Peers:    []Peer{peer("192.0.2.126", 64500)},
-		NextHop6: netip.MustParseAddr("2001:db8:a::1"),
+		NextHops: NextHops{V6: netip.MustParseAddr("2001:db8:a::1")},
 	}
 	nodeB = Config{
 		ASN: 64512, RouterID: netip.MustParseAddr("192.0.2.129"),
 		Peers:    []Peer{peer("2001:db8:b::fe", 64500)},
-		NextHop4: netip.MustParseAddr("192.0.2.129"),
+		NextHops: NextHops{V4: netip.MustParseAddr("192.0.2.129")},
 	}
 )
 
@@ -160,7 +160,7 @@ exit
 	gtsm.TTLSecurity = true
 	both.Password, both.TTLSecurity = "right", true
 	cfg := config(md5, gtsm, both, wrongAS)
-	cfg.NextHop4, cfg.NextHop6 = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:a::1")
+	cfg.NextHops = NextHops{V4: netip.MustParseAddr("192.0.2.1"), V6: netip.MustParseAddr("2001:db8:a::1")}
 	s := start(t, cfg)
 
 	until(t, 2*soon, func() string { return states(s, "", established, established, "") })
@@ -291,7 +291,7 @@ func gateways(hops []*netlink.NexthopInfo) (gw []net.IP) {
 	return gw
 }
 
-func startFRR(t *testing.T, ns *netns.NS, conf string) {
+func startFRR(t *testing.T, ns *netns.NS, conf string) *router.FRR {
 	t.Helper()
 	f, err := router.StartFRR(ns, scratch(t, "/usr/lib/frr/bgpd", "frr"), conf)
 	if err != nil {
@@ -306,9 +306,10 @@ func startFRR(t *testing.T, ns *netns.NS, conf string) {
 			t.Error(err)
 		}
 	})
+	return f
 }
 
-func startBIRD(t *testing.T, ns *netns.NS, conf string) {
+func startBIRD(t *testing.T, ns *netns.NS, conf string) *router.BIRD {
 	t.Helper()
 	b, err := router.StartBIRD(ns, scratch(t, "/usr/sbin/bird", "bird2"), conf)
 	if err != nil {
@@ -323,6 +324,7 @@ func startBIRD(t *testing.T, ns *netns.NS, conf string) {
 			t.Error(err)
 		}
 	})
+	return b
 }
 
 // scratch gives a directory for a daemon, or skips the test without it.

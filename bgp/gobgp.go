@@ -1,9 +1,12 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,17 +28,26 @@ func ipv6Unicast() *api.Family {
 }
 
 func apiPeer(p Peer, v4, v6 bool) *api.Peer {
-	hold := uint64(p.HoldTime / time.Second)
+	seconds := func(d time.Duration) uint64 { return uint64(d / time.Second) }
+	keepalive, retry := cmp.Or(p.KeepaliveTime, max(p.HoldTime/3, time.Second)), cmp.Or(p.ConnectRetryTime, time.Second)
 	peer := &api.Peer{
 		Conf: &api.PeerConf{NeighborAddress: p.Address.String(), PeerAsn: p.ASN, AuthPassword: p.Password},
 		// GoBGP's own are 90/30/120/30 s. The last counts after a reset alone:
 		// after a session is lost, v3 waits 5 s before it tries again.
 		Timers: &api.Timers{Config: &api.TimersConfig{
-			HoldTime: hold, KeepaliveInterval: hold / 3, ConnectRetry: 1, IdleHoldTimeAfterReset: 1,
+			HoldTime: seconds(p.HoldTime), KeepaliveInterval: seconds(keepalive),
+			ConnectRetry: seconds(retry), IdleHoldTimeAfterReset: 1,
 		}},
+		Transport: &api.Transport{PassiveMode: p.Passive},
+	}
+	if p.LocalAddress.IsValid() {
+		peer.Transport.LocalAddress = p.LocalAddress.String()
 	}
 	if p.TTLSecurity {
 		peer.TtlSecurity = &api.TtlSecurity{Enabled: true, TtlMin: 255}
+	}
+	if p.Multihop != 0 {
+		peer.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(p.Multihop)}
 	}
 	for _, f := range []struct {
 		family *api.Family
@@ -84,9 +96,22 @@ func advertised(s *server.BgpServer) map[netip.Addr]int {
 	return counts
 }
 
-// apiPath is vip with an unspecified next hop, which GoBGP replaces with the
+// Marks are large communities by which the export policy knows what to do with a
+// route, and which it takes off: an AS number that nobody can have (RFC 7300), what
+// is to be done, and a number. They are on the route, not in the policy, because
+// GoBGP withdraws a route from a peer that is not to have it any more when the route
+// changes, and not when the policy does.
+const (
+	markASN = 1<<32 - 1
+
+	markRefuse  = 0 // the peer of that number is not sent it
+	markPrepend = 1 // that many times, to peers of other ASes
+)
+
+// apiPath is a route with an unspecified next hop, which GoBGP replaces with the
 // local address of each session.
-func apiPath(vip netip.Prefix, communities []lb.Community) (*api.Path, error) {
+func (s *Speaker) apiPath(r lb.Route) (*api.Path, error) {
+	vip := r.Prefix
 	attrs := []bgp.PathAttributeInterface{bgp.NewPathAttributeOrigin(bgp.BGP_ORIGIN_ATTR_TYPE_IGP)}
 	var nlri bgp.AddrPrefixInterface
 	if vip.Addr().Is4() {
@@ -95,6 +120,20 @@ func apiPath(vip netip.Prefix, communities []lb.Community) (*api.Path, error) {
 	} else {
 		nlri = bgp.NewIPv6AddrPrefix(uint8(vip.Bits()), vip.Addr().String())
 		attrs = append(attrs, bgp.NewPathAttributeMpReachNLRI("::", []bgp.AddrPrefixInterface{nlri}))
+	}
+	if r.MED != nil {
+		attrs = append(attrs, bgp.NewPathAttributeMultiExitDisc(*r.MED))
+	}
+	localPref := r.LocalPref
+	if r.Shutdown {
+		localPref = new(uint32) // RFC 8326, section 4
+	}
+	if localPref != nil {
+		attrs = append(attrs, bgp.NewPathAttributeLocalPref(*localPref))
+	}
+	communities := slices.Clone(r.Communities)
+	if r.Shutdown && !slices.Contains(communities, lb.GracefulShutdown) {
+		communities = append(communities, lb.GracefulShutdown)
 	}
 	var standard []uint32
 	var large []*bgp.LargeCommunity
@@ -105,6 +144,14 @@ func apiPath(vip netip.Prefix, communities []lb.Community) (*api.Path, error) {
 			standard = append(standard, c.A<<16|c.B)
 		}
 	}
+	for _, p := range s.peers {
+		if len(r.Peers) > 0 && !slices.Contains(r.Peers, p.Address) {
+			large = append(large, bgp.NewLargeCommunity(markASN, markRefuse, s.numbers[p.Address]))
+		}
+	}
+	if r.Prepend > 0 {
+		large = append(large, bgp.NewLargeCommunity(markASN, markPrepend, uint32(r.Prepend)))
+	}
 	if len(standard) > 0 {
 		attrs = append(attrs, bgp.NewPathAttributeCommunities(standard))
 	}
@@ -114,47 +161,130 @@ func apiPath(vip netip.Prefix, communities []lb.Community) (*api.Path, error) {
 	return apiutil.NewPath(nlri, false, attrs, time.Now())
 }
 
-// importNothing takes our own routes into the RIB and no others. The global
+// importPolicy takes our own routes into the RIB and no others. The global
 // import policy filters what AddPath adds, too: rejecting everything would
 // announce nothing, without an error.
-func importNothing(ctx context.Context, s *server.BgpServer) error {
-	return assign(ctx, s, api.PolicyDirection_IMPORT, api.RouteAction_REJECT, &api.Statement{
+func importPolicy() *api.Policy {
+	return &api.Policy{Name: "halfproxy-import", Statements: []*api.Statement{{
 		Name:       "local",
 		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
 		Actions:    &api.Actions{RouteAction: api.RouteAction_ACCEPT},
-	})
+	}}}
 }
 
-// exportNextHops puts the explicit next hops on what goes over a session of
-// the other family. All else keeps the session's own address.
-func exportNextHops(ctx context.Context, s *server.BgpServer, nextHop4, nextHop6 netip.Addr) error {
-	var statements []*api.Statement
-	for _, n := range []struct {
-		name    string
-		over    string // sessions with peers in this prefix
-		family  *api.Family
-		nextHop netip.Addr
-	}{
-		{"ipv6-over-ipv4", "0.0.0.0/0", ipv6Unicast(), nextHop6},
-		{"ipv4-over-ipv6", "::/0", ipv4Unicast(), nextHop4},
-	} {
-		if !n.nextHop.IsValid() {
-			continue
+// exportPolicy makes of routes what each peer is sent. A statement without a route
+// action changes a route and passes it on to the next one.
+type exportPolicy struct {
+	sets       []*api.DefinedSet
+	statements []*api.Statement
+}
+
+func (x *exportPolicy) add(name string, c *api.Conditions, a *api.Actions) {
+	x.statements = append(x.statements, &api.Statement{Name: name, Conditions: c, Actions: a})
+}
+
+func (x *exportPolicy) set(kind api.DefinedType, name string, list ...string) *api.MatchSet {
+	x.sets = append(x.sets, &api.DefinedSet{DefinedType: kind, Name: name, List: list})
+	return &api.MatchSet{Type: api.MatchSet_ANY, Name: name}
+}
+
+func mark(what, number uint32) string { return fmt.Sprintf("%d:%d:%d", uint32(markASN), what, number) }
+
+// policy is the export policy for the peers that there are.
+func (s *Speaker) policy() *exportPolicy {
+	x := &exportPolicy{}
+	none := x.set(api.DefinedType_COMMUNITY, "shutdown", lb.GracefulShutdown.String())
+	none.Type = api.MatchSet_INVERT
+
+	neighbors := make([]*api.MatchSet, len(s.peers))
+	var external []string
+	for i, p := range s.peers {
+		neighbors[i] = x.set(api.DefinedType_NEIGHBOR, p.Address.String(), p.Address.String())
+		if p.ASN != s.cfg.ASN {
+			external = append(external, p.Address.String())
 		}
-		set := &api.DefinedSet{DefinedType: api.DefinedType_NEIGHBOR, Name: n.name, List: []string{n.over}}
-		if err := s.AddDefinedSet(ctx, &api.AddDefinedSetRequest{DefinedSet: set}); err != nil {
-			return fmt.Errorf("peers of policy %s: %w", n.name, err)
-		}
-		statements = append(statements, &api.Statement{
-			Name: n.name,
-			Conditions: &api.Conditions{
-				NeighborSet: &api.MatchSet{Type: api.MatchSet_ANY, Name: n.name},
-				AfiSafiIn:   []*api.Family{n.family},
-			},
-			Actions: &api.Actions{Nexthop: &api.NexthopAction{Address: n.nextHop.String()}},
-		})
+		number := s.numbers[p.Address]
+		refused := x.set(api.DefinedType_LARGE_COMMUNITY, fmt.Sprint("refuse ", number), mark(markRefuse, number))
+		x.add("refuse "+p.Address.String(), &api.Conditions{NeighborSet: neighbors[i], LargeCommunitySet: refused},
+			&api.Actions{RouteAction: api.RouteAction_REJECT})
 	}
-	return assign(ctx, s, api.PolicyDirection_EXPORT, api.RouteAction_ACCEPT, statements...)
+	prepend := func(times int) *api.AsPrependAction {
+		return &api.AsPrependAction{Asn: s.cfg.ASN, Repeat: uint32(times)}
+	}
+	if len(external) > 0 {
+		neighbors := x.set(api.DefinedType_NEIGHBOR, "external", external...)
+		for times := 1; times <= maxPrepend; times++ {
+			marked := x.set(api.DefinedType_LARGE_COMMUNITY, fmt.Sprint("prepend ", times), mark(markPrepend, uint32(times)))
+			x.add(fmt.Sprint("prepend ", times), &api.Conditions{NeighborSet: neighbors, LargeCommunitySet: marked},
+				&api.Actions{AsPrepend: prepend(times)})
+		}
+	}
+	for i, p := range s.peers {
+		// What is there twice goes once, before it comes; and the list that GoBGP adds
+		// to has to be a new one, as it may be another peer's, too (v3.37).
+		remove := &api.Actions{LargeCommunity: &api.CommunityAction{
+			Type: api.CommunityAction_REMOVE, Communities: []string{fmt.Sprintf("^%d:", uint32(markASN))},
+		}}
+		actions := &api.Actions{}
+		for _, c := range p.Attributes.Communities {
+			list := &actions.Community
+			gone := &remove.Community
+			if c.Large {
+				list, gone = &actions.LargeCommunity, &remove.LargeCommunity
+			}
+			if *list == nil {
+				*list = &api.CommunityAction{Type: api.CommunityAction_ADD}
+			}
+			if *gone == nil {
+				*gone = &api.CommunityAction{Type: api.CommunityAction_REMOVE}
+			}
+			(*list).Communities = append((*list).Communities, c.String())
+			(*gone).Communities = append((*gone).Communities, c.String())
+		}
+		x.add("strip "+p.Address.String(), &api.Conditions{NeighborSet: neighbors[i]}, remove)
+		if p.Attributes.MED != nil {
+			actions.Med = &api.MedAction{Type: api.MedAction_REPLACE, Value: int64(*p.Attributes.MED)}
+		}
+		if p.Attributes.Prepend > 0 && p.ASN != s.cfg.ASN {
+			actions.AsPrepend = prepend(p.Attributes.Prepend)
+		}
+		x.add("attributes "+p.Address.String(), &api.Conditions{NeighborSet: neighbors[i]}, actions)
+		if pref := p.Attributes.LocalPref; pref != nil && p.ASN == s.cfg.ASN {
+			x.add("preference "+p.Address.String(), &api.Conditions{NeighborSet: neighbors[i], CommunitySet: none},
+				&api.Actions{LocalPref: &api.LocalPrefAction{Value: *pref}})
+		}
+		hop4, hop6, _, _ := s.cfg.nextHops(p)
+		for _, h := range []struct {
+			family  *api.Family
+			address netip.Addr
+		}{{ipv4Unicast(), hop4}, {ipv6Unicast(), hop6}} {
+			if h.address.IsValid() {
+				x.add(fmt.Sprint("next hop ", h.family.Afi, " ", p.Address),
+					&api.Conditions{NeighborSet: neighbors[i], AfiSafiIn: []*api.Family{h.family}},
+					&api.Actions{Nexthop: &api.NexthopAction{Address: h.address.String()}})
+			}
+		}
+	}
+	return x
+}
+
+// setPolicies makes import and export policy those of the peers that there are.
+// What sessions have been sent stays as it is.
+func (s *Speaker) setPolicies(ctx context.Context, srv *server.BgpServer) error {
+	x := s.policy()
+	export := &api.Policy{Name: "halfproxy-export", Statements: x.statements}
+	set := &api.SetPoliciesRequest{DefinedSets: x.sets, Policies: []*api.Policy{importPolicy(), export}}
+	if err := srv.SetPolicies(ctx, set); err != nil {
+		return fmt.Errorf("set policies: %w", err)
+	}
+	return nil
+}
+
+// assignPolicies puts the policies that setPolicies set to use, for good.
+func assignPolicies(ctx context.Context, s *server.BgpServer) error {
+	return errors.Join(
+		assign(ctx, s, api.PolicyDirection_IMPORT, api.RouteAction_REJECT, "halfproxy-import"),
+		assign(ctx, s, api.PolicyDirection_EXPORT, api.RouteAction_ACCEPT, "halfproxy-export"))
 }
 
 // exportNothing keeps a Router from passing on what it hears.
@@ -162,14 +292,10 @@ func exportNothing(ctx context.Context, s *server.BgpServer) error {
 	return assign(ctx, s, api.PolicyDirection_EXPORT, api.RouteAction_REJECT)
 }
 
-func assign(ctx context.Context, s *server.BgpServer, d api.PolicyDirection, otherwise api.RouteAction, statements ...*api.Statement) error {
+func assign(ctx context.Context, s *server.BgpServer, d api.PolicyDirection, otherwise api.RouteAction, policies ...string) error {
 	assignment := &api.PolicyAssignment{Name: "global", Direction: d, DefaultAction: otherwise}
-	if len(statements) > 0 {
-		policy := &api.Policy{Name: "halfproxy-" + d.String(), Statements: statements}
-		if err := s.AddPolicy(ctx, &api.AddPolicyRequest{Policy: policy}); err != nil {
-			return fmt.Errorf("policy %s: %w", policy.Name, err)
-		}
-		assignment.Policies = []*api.Policy{{Name: policy.Name}}
+	for _, name := range policies {
+		assignment.Policies = append(assignment.Policies, &api.Policy{Name: name})
 	}
 	if err := s.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: assignment}); err != nil {
 		return fmt.Errorf("assign %v policy: %w", d, err)

@@ -54,13 +54,12 @@ func TestARouterSharesTrafficAmongTheNodesThatAnnounce(t *testing.T) {
 	const n1, n2, n3 = "198.51.100.1", "198.51.100.2", "2001:db8:100::3"
 	needNamespace(t, n1, n2, n3)
 	r := startRouter(t, peer(n1, 64512), peer(n2, 64512), peer(n3, 64512))
-	node := func(address string, communities ...lb.Community) *node {
+	node := func(address string) *node {
 		cfg := config(peer(address, 64500))
-		cfg.Communities = communities
-		cfg.NextHop6 = netip.MustParseAddr("2001:db8::1")
+		cfg.NextHops.V6 = netip.MustParseAddr("2001:db8::1")
 		return start(t, cfg)
 	}
-	s1, s2, s3 := node(n1), node(n2, lb.Community{A: 0xffff, B: 0}), node(n3)
+	s1, s2, s3 := node(n1), node(n2), node(n3)
 	announce(t, s1, "203.0.113.10/32")
 	r.until(t, "203.0.113.10/32 [198.51.100.1]")
 	announce(t, s3, "2001:db8:51::10/128")
@@ -68,7 +67,9 @@ func TestARouterSharesTrafficAmongTheNodesThatAnnounce(t *testing.T) {
 	r.until(t, "203.0.113.10/32 [198.51.100.1]", "2001:db8:51::10/128 [2001:db8::1 2001:db8:100::3]")
 
 	// s2 is about to stop: only of use where there is no other.
-	announce(t, s2, "203.0.113.10/32", "203.0.113.11/32")
+	announceRoutes(t, s2,
+		lb.Route{Prefix: netip.MustParsePrefix("203.0.113.10/32"), Shutdown: true},
+		lb.Route{Prefix: netip.MustParsePrefix("203.0.113.11/32"), Shutdown: true})
 	r.until(t, "203.0.113.10/32 [198.51.100.1]", "203.0.113.11/32 [198.51.100.2]", "2001:db8:51::10/128 [2001:db8::1 2001:db8:100::3]")
 	announce(t, s1, "203.0.113.11/32")
 	r.until(t, "203.0.113.10/32 [198.51.100.2]", "203.0.113.11/32 [198.51.100.1]", "2001:db8:51::10/128 [2001:db8:100::3]")

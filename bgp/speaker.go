@@ -13,6 +13,8 @@ import (
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // Speaker announces VIPs to its peers. Its methods may be called from several
@@ -25,9 +27,10 @@ type Speaker struct {
 	mu        sync.Mutex
 	server    *server.BgpServer // nil while Run does not run
 	peers     []Peer
-	vips      map[netip.Prefix]bool // the whole wanted announcement
-	announced map[netip.Prefix]bool // what the server has of it
-	told      bool                  // that some VIPs do not go to some peers
+	numbers   map[netip.Addr]uint32     // of peers that there are or have been, for marks
+	routes    map[netip.Prefix]lb.Route // the whole wanted announcement
+	announced map[netip.Prefix]lb.Route // what the server has of it
+	told      bool                      // that some VIPs do not go to some peers
 }
 
 // PeerStatus is how the session with one peer stands.
@@ -57,10 +60,11 @@ func New(cfg Config) (*Speaker, error) {
 		cfg:       cfg,
 		log:       log,
 		sessions:  newSessions(log),
-		peers:     slices.Clone(cfg.Peers),
-		vips:      make(map[netip.Prefix]bool),
-		announced: make(map[netip.Prefix]bool),
+		numbers:   make(map[netip.Addr]uint32),
+		routes:    make(map[netip.Prefix]lb.Route),
+		announced: make(map[netip.Prefix]lb.Route),
 	}
+	s.take(cfg.Peers)
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(collector{s}); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
@@ -105,13 +109,16 @@ func (s *Speaker) start(ctx, watching context.Context, srv *server.BgpServer) er
 		return errors.New("bgp speaker runs already")
 	}
 	global := &api.Global{Asn: s.cfg.ASN, RouterId: s.cfg.RouterID.String(), ListenPort: -1}
+	if l := s.cfg.Listen; l.IsValid() {
+		global.ListenPort, global.ListenAddresses = int32(l.Port()), []string{l.Addr().String()}
+	}
 	if err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: global}); err != nil {
 		return fmt.Errorf("start bgp: %w", err)
 	}
-	if err := importNothing(ctx, srv); err != nil {
+	if err := s.setPolicies(ctx, srv); err != nil {
 		return err
 	}
-	if err := exportNextHops(ctx, srv, s.cfg.NextHop4, s.cfg.NextHop6); err != nil {
+	if err := assignPolicies(ctx, srv); err != nil {
 		return err
 	}
 	watch := &api.WatchEventRequest{Peer: &api.WatchEventRequest_Peer{}}
@@ -162,24 +169,37 @@ func (s *Speaker) stop(srv *server.BgpServer) error {
 	return errors.Join(err, srv.StopBgp(ctx, &api.StopBgpRequest{}))
 }
 
-// Announce makes vips the whole announcement: what is new is announced, what
-// is missing is withdrawn. Calling it again with the same set does nothing.
-// While Run does not run, it takes effect when Run starts. After an error, the
-// next call does what is left to do.
-func (s *Speaker) Announce(ctx context.Context, vips []netip.Prefix) error {
-	wanted := make(map[netip.Prefix]bool, len(vips))
-	for _, vip := range vips {
-		if !vip.IsValid() || vip != vip.Masked() || vip.Addr().Is4In6() {
-			return fmt.Errorf("announce %v: not an IPv4 or IPv6 prefix", vip)
+// take makes peers those that there are, and numbers those that are new.
+func (s *Speaker) take(peers []Peer) {
+	s.peers = slices.Clone(peers)
+	for _, p := range peers {
+		if _, known := s.numbers[p.Address]; !known {
+			s.numbers[p.Address] = uint32(len(s.numbers))
 		}
-		wanted[vip] = true
+	}
+}
+
+// Announce makes routes the whole announcement: what is new is announced, what
+// is missing is withdrawn, what changed is announced as it is now. Calling it again
+// with the same routes does nothing. While Run does not run, it takes effect when
+// Run starts. After an error, the next call does what is left to do.
+func (s *Speaker) Announce(ctx context.Context, routes []lb.Route) error {
+	wanted := make(map[netip.Prefix]lb.Route, len(routes))
+	for _, r := range routes {
+		if p := r.Prefix; !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+			return fmt.Errorf("announce %v: not an IPv4 or IPv6 prefix", p)
+		}
+		if err := checkAttributes(r.Attributes); err != nil {
+			return fmt.Errorf("announce %v: %w", r.Prefix, err)
+		}
+		wanted[r.Prefix] = r
 	}
 	if err := ctx.Err(); err != nil {
 		return err // GoBGP does not look at it
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.vips = wanted
+	s.routes = wanted
 	s.warnUnreachable()
 	return s.reconcile(ctx)
 }
@@ -193,7 +213,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 	}
 	var errs []error
 	for _, vip := range sorted(s.announced) {
-		if s.vips[vip] {
+		if _, wanted := s.routes[vip]; wanted {
 			continue
 		}
 		if err := s.deletePath(ctx, vip); err != nil {
@@ -203,22 +223,31 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 		delete(s.announced, vip)
 		s.log.Info("withdrawn", "vip", vip)
 	}
-	for _, vip := range sorted(s.vips) {
-		if s.announced[vip] {
+	for _, vip := range sorted(s.routes) {
+		wanted := s.routes[vip]
+		has, again := s.announced[vip]
+		if again && has.Equal(wanted) {
 			continue
 		}
-		if err := s.addPath(ctx, vip); err != nil {
+		if err := s.addPath(ctx, wanted); err != nil {
 			errs = append(errs, fmt.Errorf("announce %v: %w", vip, err))
 			continue
 		}
-		s.announced[vip] = true
-		s.log.Info("announced", "vip", vip)
+		s.announced[vip] = wanted
+		switch {
+		case !again:
+			s.log.Info("announced", "vip", vip)
+		case wanted.Shutdown && !has.Shutdown:
+			s.log.Info("announced as going away", "vip", vip)
+		default:
+			s.log.Info("announced with other attributes", "vip", vip)
+		}
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Speaker) addPath(ctx context.Context, vip netip.Prefix) error {
-	path, err := apiPath(vip, s.cfg.Communities)
+func (s *Speaker) addPath(ctx context.Context, r lb.Route) error {
+	path, err := s.apiPath(r)
 	if err != nil {
 		return err
 	}
@@ -227,11 +256,24 @@ func (s *Speaker) addPath(ctx context.Context, vip netip.Prefix) error {
 }
 
 func (s *Speaker) deletePath(ctx context.Context, vip netip.Prefix) error {
-	path, err := apiPath(vip, nil)
+	path, err := s.apiPath(lb.Route{Prefix: vip})
 	if err != nil {
 		return err
 	}
 	return s.server.DeletePath(ctx, &api.DeletePathRequest{TableType: api.TableType_GLOBAL, Path: path})
+}
+
+// mark gives the routes that go to some peers only the marks of those that there
+// are now.
+func (s *Speaker) mark(ctx context.Context) error {
+	for _, vip := range sorted(s.announced) {
+		if r := s.announced[vip]; len(r.Peers) > 0 {
+			if err := s.addPath(ctx, r); err != nil {
+				return fmt.Errorf("announce %v: %w", vip, err)
+			}
+		}
+	}
+	return nil
 }
 
 // warnUnreachable tells once of VIPs that some sessions cannot carry.
@@ -240,55 +282,99 @@ func (s *Speaker) warnUnreachable() {
 		return
 	}
 	for _, p := range s.peers {
-		v4, v6 := s.cfg.families(p)
-		for _, vip := range sorted(s.vips) {
-			if vip.Addr().Is4() && !v4 || vip.Addr().Is6() && !v6 {
-				s.told = true
-				s.log.Warn("vip is not announced to a peer of the other family: no next hop of the vip's family is configured", "vip", vip, "peer", p.Address)
-				return
+		_, _, v4, v6 := s.cfg.nextHops(p)
+		for _, vip := range sorted(s.routes) {
+			to := s.routes[vip].Peers
+			if vip.Addr().Is4() && (v4 || p.No4) || vip.Addr().Is6() && (v6 || p.No6) || len(to) > 0 && !slices.Contains(to, p.Address) {
+				continue
 			}
+			s.told = true
+			s.log.Warn("vip is not announced to a peer of the other family: no next hop of the vip's family is configured", "vip", vip, "peer", p.Address)
+			return
 		}
 	}
 }
 
 // SetPeers makes peers the whole set. Sessions with peers that are the same
-// as before stay as they are; one whose settings change is opened anew. A set
-// with an error changes nothing.
+// as before stay as they are, those whose attributes or next hops changed are sent
+// the routes anew, and one whose other settings change is opened anew. A set with
+// an error changes nothing.
 func (s *Speaker) SetPeers(ctx context.Context, peers []Peer) error {
-	if err := checkPeers(peers); err != nil {
+	if err := s.cfg.checkPeers(peers); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.server == nil {
-		s.peers = slices.Clone(peers)
-		s.warnUnreachable()
+	return s.change(ctx, peers, s.cfg.NextHops)
+}
+
+// SetNextHops changes Config.NextHops, as the addresses of the node change. A session
+// stays up unless VIPs of a family can go over it now that could not before, or the
+// other way round.
+func (s *Speaker) SetNextHops(ctx context.Context, hops NextHops) error {
+	if err := hops.validate(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if hops == s.cfg.NextHops {
 		return nil
 	}
-	for _, p := range slices.Clone(s.peers) {
-		if slices.Contains(peers, p) {
+	s.log.Info("next hops changed", "ipv4", text(hops.V4), "ipv6", text(hops.V6))
+	return s.change(ctx, s.peers, hops)
+}
+
+// change is SetPeers and SetNextHops at once. What it cannot do for one peer it does
+// for the others.
+func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error {
+	before, was := s.peers, s.cfg
+	s.cfg.NextHops = hops
+	s.take(peers)
+	s.warnUnreachable()
+	if s.server == nil {
+		return nil
+	}
+	var errs []error
+	kept := make(map[netip.Addr]bool)
+	var resend []netip.Addr
+	for _, p := range before {
+		i := slices.IndexFunc(peers, func(q Peer) bool { return q.Address == p.Address })
+		if i < 0 {
+			errs = append(errs, s.deletePeer(ctx, p))
 			continue
 		}
-		if err := s.deletePeer(ctx, p); err != nil {
-			return err
+		q := peers[i]
+		had4, had6, had4s, had6s := was.nextHops(p)
+		has4, has6, has4s, has6s := s.cfg.nextHops(q)
+		if !p.sameSession(q) || had4s != has4s || had6s != has6s {
+			errs = append(errs, s.deletePeer(ctx, p))
+			continue
+		}
+		kept[p.Address] = true
+		if had4 != has4 || had6 != has6 || !p.Attributes.Equal(q.Attributes) {
+			resend = append(resend, p.Address)
+		}
+	}
+	errs = append(errs, s.setPolicies(ctx, s.server))
+	if len(kept) < len(peers) {
+		errs = append(errs, s.mark(ctx))
+	}
+	for _, peer := range resend {
+		reset := &api.ResetPeerRequest{Address: peer.String(), Soft: true, Direction: api.ResetPeerRequest_OUT}
+		if err := s.server.ResetPeer(ctx, reset); err != nil {
+			errs = append(errs, fmt.Errorf("send the routes to %v anew: %w", peer, err))
 		}
 	}
 	for _, p := range peers {
-		if slices.Contains(s.peers, p) {
-			continue
+		if !kept[p.Address] {
+			errs = append(errs, s.addPeer(ctx, p))
 		}
-		if err := s.addPeer(ctx, p); err != nil {
-			return err
-		}
-		s.peers = append(s.peers, p)
 	}
-	s.peers = slices.Clone(peers) // in the order given
-	s.warnUnreachable()
-	return nil
+	return errors.Join(errs...)
 }
 
 func (s *Speaker) addPeer(ctx context.Context, p Peer) error {
-	v4, v6 := s.cfg.families(p)
+	_, _, v4, v6 := s.cfg.nextHops(p)
 	s.sessions.add(p.Address)
 	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p, v4, v6)}); err != nil {
 		s.sessions.remove(p.Address, "not added")
@@ -302,7 +388,6 @@ func (s *Speaker) deletePeer(ctx context.Context, p Peer) error {
 	if err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: p.Address.String()}); err != nil {
 		return fmt.Errorf("remove peer %v: %w", p.Address, err)
 	}
-	s.peers = slices.DeleteFunc(s.peers, func(q Peer) bool { return q == p })
 	return nil
 }
 
@@ -348,6 +433,6 @@ func (s *Speaker) Peers() []PeerStatus {
 	return status
 }
 
-func sorted(vips map[netip.Prefix]bool) []netip.Prefix {
-	return slices.SortedFunc(maps.Keys(vips), netip.Prefix.Compare)
+func sorted(routes map[netip.Prefix]lb.Route) []netip.Prefix {
+	return slices.SortedFunc(maps.Keys(routes), netip.Prefix.Compare)
 }

@@ -73,12 +73,15 @@ func TestASpeakerSendsItsVIPsWithAttributesAndNextHopsThatSuitTheSession(t *test
 			router := &tap{address: netip.MustParseAddr(tt.router), asn: tt.asn}
 			router.listen(t)
 			cfg := config(peer(tt.router, tt.asn))
-			cfg.Communities = []lb.Community{{A: 64512, B: 100}, {A: 65535, B: 65281}, {Large: true, A: 4200000000, B: 1, C: 2}}
 			if !tt.no6 {
-				cfg.NextHop4, cfg.NextHop6 = netip.MustParseAddr(own4), netip.MustParseAddr(own6)
+				cfg.NextHops = NextHops{V4: netip.MustParseAddr(own4), V6: netip.MustParseAddr(own6)}
 			}
 			s := start(t, cfg)
-			announce(t, s, "203.0.113.10/32", "2001:db8:51::10/128")
+			var a lb.Announcement
+			a.Communities = []lb.Community{{A: 64512, B: 100}, {A: 65535, B: 65281}, {Large: true, A: 4200000000, B: 1, C: 2}}
+			announceRoutes(t, s,
+				lb.Route{Prefix: netip.MustParsePrefix("203.0.113.10/32"), Announcement: a},
+				lb.Route{Prefix: netip.MustParsePrefix("2001:db8:51::10/128"), Announcement: a})
 			until(t, soon, func() string {
 				heard := router.heard()
 				slices.Sort(heard) // GoBGP takes the families of a new session in any order
@@ -212,7 +215,7 @@ func TestAnnounceRefusesWhatIsNoPrefix(t *testing.T) {
 		netip.MustParsePrefix("203.0.113.10/24"),
 		netip.PrefixFrom(netip.MustParseAddr("::ffff:203.0.113.10"), 128),
 	} {
-		if err := s.Announce(context.Background(), []netip.Prefix{vip}); err == nil {
+		if err := s.Announce(context.Background(), []lb.Route{{Prefix: vip}}); err == nil {
 			t.Errorf("%v: got no error", vip)
 		}
 	}
@@ -474,11 +477,16 @@ func (j *journal) String() string {
 
 func announce(t *testing.T, s *node, vips ...string) {
 	t.Helper()
-	var prefixes []netip.Prefix
+	var routes []lb.Route
 	for _, v := range vips {
-		prefixes = append(prefixes, netip.MustParsePrefix(v))
+		routes = append(routes, lb.Route{Prefix: netip.MustParsePrefix(v)})
 	}
-	if err := s.Announce(context.Background(), prefixes); err != nil {
+	announceRoutes(t, s, routes...)
+}
+
+func announceRoutes(t *testing.T, s *node, routes ...lb.Route) {
+	t.Helper()
+	if err := s.Announce(context.Background(), routes); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -197,6 +197,7 @@ func (p *tap) heard() []string {
 		var via string
 		as, communities, large := []uint32{}, []string{}, []string{}
 		var localPref uint32
+		med := ""
 		for _, a := range u.PathAttributes {
 			switch a := a.(type) {
 			case *bgp.PathAttributeNextHop:
@@ -229,10 +230,12 @@ func (p *tap) heard() []string {
 				}
 			case *bgp.PathAttributeLocalPref:
 				localPref = a.Value
+			case *bgp.PathAttributeMultiExitDisc:
+				med = fmt.Sprint(" med ", a.Value)
 			}
 		}
 		for _, n := range nlri {
-			out = append(out, fmt.Sprintf("%s via %s as %v communities %v large %v local-pref %d", n, via, as, communities, large, localPref))
+			out = append(out, fmt.Sprintf("%s via %s as %v communities %v large %v local-pref %d%s", n, via, as, communities, large, localPref, med))
 		}
 	}
 	return out

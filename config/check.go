@@ -27,6 +27,7 @@ func (c *checker) config(f *file) Config {
 		c.at(f.HTTP.Listen.place, "%q takes the port of cluster.listen %q: give one of them another", http, cluster)
 	}
 	cfg.Services = c.services(f.Services)
+	c.announcements(f, &cfg)
 	cfg.Denied = c.denied(f.Node, cfg.Node.DenyFile)
 	return cfg
 }
@@ -126,44 +127,6 @@ func (c *checker) cluster(s clusterSection) Cluster {
 		cluster.HashKey = hashKeys[0]
 	}
 	return cluster
-}
-
-func (c *checker) bgp(s bgpSection) BGP {
-	if s.state != given {
-		return BGP{}
-	}
-	var bgp BGP
-	bgp.ASN, _ = need(c.report, s.ASN, "give the number of this node's own autonomous system", parseASN)
-	bgp.RouterID, _ = need(c.report, s.RouterID, "write an IPv4 address, unique among the routers", parseRouterID)
-	bgp.Communities, _ = entries(c.report, s.Communities, parseCommunity)
-
-	some(c.report, s.Peers, "list the routers, or leave bgp out to announce nothing")
-	first := map[netip.Addr]int{}
-	for _, entry := range s.Peers.items {
-		peer := c.peer(entry)
-		if peer.Address.IsValid() {
-			once(c.report, first, peer.Address, entry.Address, "remove one of them, there is one session an address")
-			c.belongs(peer.Address, "a peer in bgp.peers")
-		}
-		bgp.Peers = append(bgp.Peers, peer)
-	}
-	return bgp
-}
-
-func (c *checker) peer(s peerEntry) Peer {
-	var peer Peer
-	peer.Address, _ = need(c.report, s.Address, "give that of the router", parseAddress)
-	peer.ASN, _ = need(c.report, s.ASN, "give the number of the router's autonomous system", parseASN)
-	peer.HoldTime, _ = want(c.report, s.HoldTime, 9*time.Second, parseHoldTime)
-	peer.TTLSecurity, _ = want(c.report, s.TTLSecurity, false, parseBool)
-	if path, ok := want(c.report, s.PasswordFile, "", parseText); ok && path != "" {
-		peer.Password = c.password(s.PasswordFile, path)
-	}
-	if s.BFD.state == given {
-		peer.BFD.Interval, _ = want(c.report, s.BFD.Interval, 300*time.Millisecond, lasting(10*time.Millisecond, time.Minute))
-		peer.BFD.Multiplier, _ = want(c.report, s.BFD.Multiplier, 3, between(1, 255))
-	}
-	return peer
 }
 
 func (c *checker) http(s httpSection) HTTP {

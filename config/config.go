@@ -60,18 +60,29 @@ func (c Cluster) Alone() bool { return !c.Listen.IsValid() }
 type BGP struct {
 	ASN         uint32
 	RouterID    netip.Addr
-	Communities []lb.Community
+	Listen      netip.AddrPort // where sessions that peers open are taken; not valid: nowhere
+	Communities []lb.Community // are among those of each service, too
 	Peers       []Peer
 }
 
 // Peer is a router.
 type Peer struct {
-	Address     netip.Addr
-	ASN         uint32
-	HoldTime    time.Duration // whole seconds
-	Password    string        // of TCP MD5; empty is none
-	TTLSecurity bool
-	BFD         BFD
+	Address          netip.Addr
+	ASN              uint32
+	HoldTime         time.Duration // these three in whole seconds
+	KeepaliveTime    time.Duration
+	ConnectRetryTime time.Duration
+	Password         string // of TCP MD5; empty is none
+	TTLSecurity      bool
+	Multihop         int        // 0: it is a neighbour
+	LocalAddress     netip.Addr // not valid: the kernel's choice
+	Passive          bool
+	IPv4, IPv6       bool       // VIPs that it is told of
+	NextHop4         netip.Addr // not valid: as the session has it, likewise NextHop6
+	NextHop6         netip.Addr
+	ExtendedNextHop  bool
+	BFD              BFD
+	Attributes       lb.Attributes
 }
 
 // BFD is how often and how much is asked of a peer's BFD. The zero value: there is

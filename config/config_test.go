@@ -29,6 +29,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	announce := lb.Announcement{Attributes: lb.Attributes{Communities: []lb.Community{{A: 64512, B: 100}}}}
 	want := Config{
 		Node: Node{Name: "lb1", Interfaces: []string{"eth0"}, XDPMode: XDPAuto},
 		Cluster: Cluster{
@@ -39,8 +40,15 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 			ASN: 64512, RouterID: netip.MustParseAddr("10.0.1.1"),
 			Communities: []lb.Community{{A: 64512, B: 100}},
 			Peers: []Peer{
-				{Address: netip.MustParseAddr("10.0.1.254"), ASN: 64500, HoldTime: 9 * time.Second, TTLSecurity: true, BFD: BFD{Interval: 100 * time.Millisecond, Multiplier: 3}},
-				{Address: netip.MustParseAddr("2001:db8:1::254"), ASN: 64500, HoldTime: 9 * time.Second},
+				{
+					Address: netip.MustParseAddr("10.0.1.254"), ASN: 64500, TTLSecurity: true, IPv4: true, IPv6: true,
+					BFD: BFD{Interval: 100 * time.Millisecond, Multiplier: 3},
+					HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectRetryTime: time.Second,
+				},
+				{
+					Address: netip.MustParseAddr("2001:db8:1::254"), ASN: 64500, IPv4: true, IPv6: true,
+					HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectRetryTime: time.Second,
+				},
 			},
 		},
 		HTTP:  HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9870")},
@@ -61,6 +69,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 				},
 				MinHealthy: lb.Quorum{Value: 1},
+				Announce:   announce,
 			},
 			{
 				Name:    "dns",
@@ -78,6 +87,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 				},
 				MinHealthy: lb.Quorum{Value: 1},
+				Announce:   announce,
 			},
 		},
 	}
@@ -176,6 +186,36 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Services[0].Limit }, lb.Limit{Packets: 5, Burst: 7, Prefix4: 32, Prefix6: 56}},
 		{"BFD by its defaults", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {}",
 			func(c Config) any { return c.BGP.Peers[0].BFD }, BFD{300 * time.Millisecond, 3}},
+		{"a peer's attributes", "      ttl_security: true ", "      communities: [no-export]\n      med: 0\n      prepend: 2 ",
+			func(c Config) any { return c.BGP.Peers[0].Attributes },
+			lb.Attributes{Communities: []lb.Community{{A: 0xffff, B: 0xff01}}, MED: new(uint32), Prepend: 2}},
+		{"a service's attributes, and who is told", "min_healthy: 1 ", "min_healthy: 1\n      communities: [64512:1:1, 64512:100]\n      med: 4294967295\n      prepend: 1\n      peers: ['2001:db8:1::254'] ",
+			func(c Config) any { return c.Services[0].Announce },
+			lb.Announcement{
+				Attributes: lb.Attributes{Communities: []lb.Community{{A: 64512, B: 100}, {Large: true, A: 64512, B: 1, C: 1}}, MED: pointer(1<<32 - 1), Prepend: 1},
+				Peers:      []netip.Addr{netip.MustParseAddr("2001:db8:1::254")},
+			}},
+		{"a peer's timers", "hold_time: 9s", "hold_time: 30s\n      keepalive_time: 5s\n      connect_retry_time: 20s",
+			func(c Config) any {
+				p := c.BGP.Peers[0]
+				return []time.Duration{p.HoldTime, p.KeepaliveTime, p.ConnectRetryTime}
+			},
+			[]time.Duration{30 * time.Second, 5 * time.Second, 20 * time.Second}},
+		{"a keepalive time that is what is left of the hold time", "hold_time: 9s", "hold_time: 4s",
+			func(c Config) any { return c.BGP.Peers[0].KeepaliveTime }, time.Second},
+		{"families and next hops", "      ttl_security: true ", "      families: [ipv4]\n      next_hops: ['2001:db8::1']\n      extended_next_hop: true ",
+			func(c Config) any {
+				p := c.BGP.Peers[0]
+				return []any{p.IPv4, p.IPv6, p.NextHop4, p.NextHop6, p.ExtendedNextHop}
+			},
+			[]any{true, false, netip.Addr{}, netip.MustParseAddr("2001:db8::1"), true}},
+		{"a session over some hops, from an address, that the peer opens", "  peers:\n    - address: 10.0.1.254\n      asn: 64500\n      hold_time: 9s\n      password_file: /etc/halfproxy/bgp.password     # TCP MD5\n      ttl_security: true ",
+			"  listen: 10.0.1.1:179\n  peers:\n    - address: 10.0.1.254\n      asn: 64500\n      multihop: 3\n      local_address: 10.0.1.1\n      passive: true ",
+			func(c Config) any {
+				p := c.BGP.Peers[0]
+				return []any{p.Multihop, p.LocalAddress, p.Passive, c.BGP.Listen}
+			},
+			[]any{3, netip.MustParseAddr("10.0.1.1"), true, netip.MustParseAddrPort("10.0.1.1:179")}},
 		{"some observers", "fall: 3", "fall: 3\n      observers: 2",
 			func(c Config) any { return c.Services[0].Observers }, 2},
 		{"a longer partition_hold", "  size: 3 ", "  size: 3\n  partition_hold: 1m ",
@@ -629,3 +669,5 @@ func TestWhatTheProgramHasRoomForIsKnown(t *testing.T) {
 		})
 	}
 }
+
+func pointer(n uint32) *uint32 { return &n }

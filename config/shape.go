@@ -43,18 +43,31 @@ type bgpSection struct {
 	section
 	ASN         value           `yaml:"asn"`         // required
 	RouterID    value           `yaml:"router_id"`   // required: an IPv4 address
+	Listen      value           `yaml:"listen"`      // where sessions that peers open are taken, address and port; default: nowhere
 	Communities list[value]     `yaml:"communities"` // standard (a:b), large (a:b:c), well-known names; on every VIP; default: none
 	Peers       list[peerEntry] `yaml:"peers"`       // required: the routers
 }
 
 type peerEntry struct {
 	section
-	Address      value      `yaml:"address"`       // required
-	ASN          value      `yaml:"asn"`           // required
-	HoldTime     value      `yaml:"hold_time"`     // whole seconds, at least 3; default: 9s
-	PasswordFile value      `yaml:"password_file"` // TCP MD5 (RFC 2385); default: none
-	TTLSecurity  value      `yaml:"ttl_security"`  // GTSM (RFC 5082), must be on at both ends; default: false
-	BFD          bfdSection `yaml:"bfd"`           // left out: none
+	Address          value       `yaml:"address"`            // required
+	ASN              value       `yaml:"asn"`                // required
+	HoldTime         value       `yaml:"hold_time"`          // whole seconds, at least 3; default: 9s
+	KeepaliveTime    value       `yaml:"keepalive_time"`     // whole seconds, at most a third of hold_time; default: that
+	ConnectRetryTime value       `yaml:"connect_retry_time"` // whole seconds, 1s to 1h; default: 1s
+	PasswordFile     value       `yaml:"password_file"`      // TCP MD5 (RFC 2385); default: none
+	TTLSecurity      value       `yaml:"ttl_security"`       // GTSM (RFC 5082), must be on at both ends; default: false
+	Multihop         value       `yaml:"multihop"`           // hops to a router of another AS, 2 to 255; default: it is a neighbour
+	LocalAddress     value       `yaml:"local_address"`      // of the session; default: the kernel's choice
+	Passive          value       `yaml:"passive"`            // the router opens the session, bgp.listen takes it; default: false
+	Families         list[value] `yaml:"families"`           // ipv4, ipv6: VIPs that it is told of; default: both
+	NextHops         list[value] `yaml:"next_hops"`          // at most one of each family; default: the session's own address, of the other family that of the first interface
+	ExtendedNextHop  value       `yaml:"extended_next_hop"`  // IPv4 VIPs have an IPv6 next hop (RFC 8950); default: false
+	BFD              bfdSection  `yaml:"bfd"`                // left out: none
+	Communities      list[value] `yaml:"communities"`        // beside bgp.communities, on all that it is told; default: none
+	MED              value       `yaml:"med"`                // 0 to 4294967295, in the place of the services'; default: theirs
+	LocalPreference  value       `yaml:"local_preference"`   // of a router of the same AS, 1 to 4294967295, in the place of the services'; default: theirs
+	Prepend          value       `yaml:"prepend"`            // of a router of another AS: times that our AS is in the path once more, 0 to 10, beside the services'; default: 0
 }
 
 type bfdSection struct {
@@ -169,7 +182,13 @@ type announceSection struct {
 	section
 	MinHealthy value `yaml:"min_healthy"` // a number or a share of the backends ("30%"), below it the VIPs are withdrawn; default: 1
 	// withdraw: without a healthy backend too; use_all: then all are used, and the VIPs stay. Default: withdraw.
-	NoneHealthy value `yaml:"none_healthy"`
+	NoneHealthy value       `yaml:"none_healthy"`
+	Peers       list[value] `yaml:"peers"` // addresses of those in bgp.peers that are told of the VIPs; default: all
+
+	Communities     list[value] `yaml:"communities"`      // beside bgp.communities; default: none
+	MED             value       `yaml:"med"`              // 0 to 4294967295; default: none
+	LocalPreference value       `yaml:"local_preference"` // for routers of the same AS, 0 to 4294967295; default: BGP's own, 100
+	Prepend         value       `yaml:"prepend"`          // for routers of other ASes: times that our AS is in the path once more, 0 to 10; default: 0
 }
 
 // section is embedded in what is a mapping in the file.

@@ -206,12 +206,25 @@ func parseHoldTime(v value) (time.Duration, error) {
 		return 0, errors.New("would keep the routes of a dead node for ever: give at least 3s")
 	case hold < 3*time.Second:
 		return 0, errors.New("is not allowed in BGP (RFC 4271, 4.2): give at least 3s")
-	case hold > 65535*time.Second:
+	case hold > maxHoldTime:
 		return 0, errors.New("is longer than BGP can say: give at most 65535s")
 	case hold%time.Second != 0:
 		return 0, errors.New("is not in whole seconds, which is all that BGP can say: round it")
 	}
 	return hold, nil
+}
+
+const maxHoldTime = 65535 * time.Second
+
+// wholeSeconds takes a duration within limits that BGP can count.
+func wholeSeconds(least, most time.Duration) reader[time.Duration] {
+	return func(v value) (time.Duration, error) {
+		duration, err := lasting(least, most)(v)
+		if err == nil && duration%time.Second != 0 {
+			err = errors.New("is not in whole seconds, which is all that BGP can count: round it")
+		}
+		return duration, err
+	}
 }
 
 // parseShare takes a share such as 30%, in whole percent.

@@ -58,5 +58,5 @@ func BenchmarkStep(b *testing.B) {
 // quiet keeps no account of what it is told.
 type quiet struct{ *world }
 
-func (quiet) Apply(context.Context, []lb.Table) error        { return nil }
-func (quiet) Announce(context.Context, []netip.Prefix) error { return nil }
+func (quiet) Apply(context.Context, []lb.Table) error    { return nil }
+func (quiet) Announce(context.Context, []lb.Route) error { return nil }

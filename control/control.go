@@ -42,8 +42,8 @@ type Dataplane interface {
 // Announcer tells routers which VIPs this node takes packets for.
 // bgp.Speaker is one.
 type Announcer interface {
-	// Announce makes vips the whole announcement.
-	Announce(ctx context.Context, vips []netip.Prefix) error
+	// Announce makes routes the whole announcement.
+	Announce(ctx context.Context, routes []lb.Route) error
 }
 
 // Cluster spreads the members' reports. cluster.Cluster is one.
@@ -108,9 +108,9 @@ type outcome struct {
 	checked   lb.Digest // of the services that the checker has targets of
 	assigned  []int     // what of them, as places among the plan's targets
 	decisions map[string]decision
-	tablesIn  lb.Digest // fingerprint of the services and tables that the data plane has
-	announced []lb.VIP
-	told      bool                 // the announcer took announced
+	tablesIn  lb.Digest            // fingerprint of the services and tables that the data plane has
+	routes    []lb.Route           // announced, sorted by prefix
+	told      bool                 // the announcer took routes
 	tables    map[string]lb.Digest // by service, as the data plane has them
 	failure   string               // what kept the last step from being applied
 	blind     bool                 // this node withdrew its routes for it
@@ -268,9 +268,9 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	case blind:
 		obstacle = "this node is blind: most backends are down for it that the others see up, so its own path to them is broken"
 	}
-	vips, reasons := announcement(decisions, obstacle)
+	routes, reasons := announcement(decisions, obstacle)
 
-	changed, err = c.apply(ctx, decisions, vips)
+	changed, err = c.apply(ctx, decisions, routes)
 	if err != nil {
 		for name, reason := range reasons {
 			reasons[name] = cmp.Or(reason, err.Error())
@@ -291,8 +291,8 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 // apply makes decisions so, in the order that loses no packet: what must not
 // be announced any more is withdrawn, then the tables change, and only when
 // they are in is anything new announced. It tells whether tables changed.
-func (c *Controller) apply(ctx context.Context, decisions []decision, vips []lb.VIP) (changed bool, err error) {
-	still := slices.DeleteFunc(slices.Clone(c.done.announced), func(vip lb.VIP) bool { return !slices.Contains(vips, vip) })
+func (c *Controller) apply(ctx context.Context, decisions []decision, routes []lb.Route) (changed bool, err error) {
+	still := slices.DeleteFunc(slices.Clone(c.done.routes), func(r lb.Route) bool { return !announces(routes, r.Prefix) })
 	// Routers that cannot be told are no reason to keep dead backends.
 	withdrawErr := c.announce(ctx, still)
 	if want := fingerprint(decisions); want != c.done.tablesIn {
@@ -313,24 +313,32 @@ func (c *Controller) apply(ctx context.Context, decisions []decision, vips []lb.
 	if withdrawErr != nil {
 		return changed, withdrawErr
 	}
-	return changed, c.announce(ctx, vips)
+	return changed, c.announce(ctx, routes)
 }
 
-// announce hands vips to the announcer unless it has them.
-func (c *Controller) announce(ctx context.Context, vips []lb.VIP) error {
-	if c.done.told && slices.Equal(vips, c.done.announced) {
+// announce hands routes to the announcer unless it has them.
+func (c *Controller) announce(ctx context.Context, routes []lb.Route) error {
+	if c.done.told && slices.EqualFunc(routes, c.done.routes, lb.Route.Equal) {
 		return nil
 	}
-	prefixes := make([]netip.Prefix, len(vips))
-	for i, vip := range vips {
-		prefixes[i] = vip.Prefix
-	}
-	err := c.Announcer.Announce(ctx, prefixes)
-	c.done.announced, c.done.told = vips, err == nil
+	err := c.Announcer.Announce(ctx, routes)
+	c.done.routes, c.done.told = routes, err == nil
 	if err != nil {
-		return fmt.Errorf("announce %v: %w", vips, err)
+		return fmt.Errorf("announce %v: %w", vips(routes), err)
 	}
 	return nil
+}
+
+func announces(routes []lb.Route, prefix netip.Prefix) bool {
+	return slices.ContainsFunc(routes, func(r lb.Route) bool { return r.Prefix == prefix })
+}
+
+func vips(routes []lb.Route) []lb.VIP {
+	list := make([]lb.VIP, len(routes))
+	for i, r := range routes {
+		list[i] = lb.VIP{Prefix: r.Prefix}
+	}
+	return list
 }
 
 // fingerprint covers all that Dataplane.Apply is handed.

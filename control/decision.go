@@ -91,6 +91,7 @@ type decision struct {
 // building one costs milliseconds.
 func decide(s planned, verdicts []judgement, orders directives, secret []byte, previous decision) decision {
 	if previous.stands(s, verdicts, orders) {
+		previous.service = s // how it is announced may have changed
 		return previous
 	}
 	d := decision{service: s, orders: orders, judged: previous.judged}
@@ -210,10 +211,10 @@ func hashKey(secret []byte, service string) [16]byte {
 	return [16]byte(mac.Sum(nil)[:16])
 }
 
-// announcement gives the VIPs to announce, sorted, and for each service why
+// announcement gives the routes to announce, sorted, and for each service why
 // its VIPs are held back. A VIP that several services share is announced while
 // all of them can serve, and the service that cannot holds it back for all.
-func announcement(decisions []decision, obstacle string) (vips []lb.VIP, reasons map[string]string) {
+func announcement(decisions []decision, obstacle string) (routes []lb.Route, reasons map[string]string) {
 	reasons = make(map[string]string)
 	heldBackBy := make(map[lb.VIP]string)
 	for _, d := range decisions {
@@ -231,12 +232,12 @@ func announcement(decisions []decision, obstacle string) (vips []lb.VIP, reasons
 		}
 		for _, vip := range d.service.VIPs {
 			if other, held := heldBackBy[vip]; !held {
-				vips = append(vips, vip)
+				routes = append(routes, lb.Route{Prefix: vip.Prefix, Announcement: d.service.Announce})
 			} else if d.obstacle == "" {
 				reasons[d.service.Name] = fmt.Sprintf("%s is shared with service %q, which cannot serve", vip, other)
 			}
 		}
 	}
-	slices.SortFunc(vips, lb.VIP.Compare)
-	return slices.Compact(vips), reasons
+	slices.SortFunc(routes, func(a, b lb.Route) int { return a.Prefix.Compare(b.Prefix) })
+	return slices.CompactFunc(routes, func(a, b lb.Route) bool { return a.Prefix == b.Prefix }), reasons
 }

@@ -30,7 +30,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 // stand then. Between blocks 100 ms pass. What can happen:
 //
 //	size N                          how many members there should be
-//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D]
+//	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D] [med=N]
 //	                                a backend has the same address in all services, in the same net
 //	remove NAME                     the service goes from the configuration
 //	MEMBER sees X=up Y=down Z=unknown; NAME/X is X as service NAME asks for it;
@@ -368,6 +368,9 @@ func (w *world) setService(name string, words []string) {
 				w.t.Fatal(err)
 			}
 			s.Check.SlowStart = slow
+		case "med":
+			med := uint32(w.number(value))
+			s.Announce.MED = &med
 		case "quic":
 			s.QUIC = lb.QUIC{ServerIDLength: w.number(value)}
 		case "none_healthy":
@@ -492,14 +495,21 @@ func (w *world) Attached() error {
 	return w.attached
 }
 
-func (w *world) Announce(_ context.Context, vips []netip.Prefix) error {
+func (w *world) Announce(_ context.Context, routes []lb.Route) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	words := []string{"routes"}
-	for _, vip := range vips {
-		words = append(words, vip.String())
+	for _, r := range routes {
+		word := r.Prefix.String()
+		if r.MED != nil {
+			word += fmt.Sprintf("(med %d)", *r.MED)
+		}
+		if r.Shutdown {
+			word += "(shutdown)"
+		}
+		words = append(words, word)
 	}
-	if len(vips) == 0 {
+	if len(routes) == 0 {
 		words = append(words, "none")
 	}
 	if w.tellFails != nil {

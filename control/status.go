@@ -57,7 +57,7 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 		Frozen:        found.frozen,
 		Orders:        c.orders.inForce(now),
 		Blind:         slices.Sorted(slices.Values(found.blind)),
-		AnnouncedVIPs: c.done.announced,
+		AnnouncedVIPs: vips(c.done.routes),
 	}
 	for _, s := range p.services {
 		decided := c.done.decisions[s.Name]
@@ -66,7 +66,7 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends,
 		}
 		for _, vip := range s.VIPs {
-			if !slices.Contains(c.done.announced, vip) {
+			if !announces(c.done.routes, vip.Prefix) {
 				ss.Announced = false
 				st.SuppressedVIPs = append(st.SuppressedVIPs, vip)
 			}

@@ -13,9 +13,12 @@ type Community struct {
 	A, B, C uint32
 }
 
+// GracefulShutdown says that a route will be withdrawn soon (RFC 8326).
+var GracefulShutdown = Community{A: 0xffff, B: 0x0000}
+
 // wellKnown are the names of IANA's "BGP Well-known Communities" registry.
 var wellKnown = map[string]Community{
-	"graceful-shutdown":   {A: 0xffff, B: 0x0000}, // RFC 8326
+	"graceful-shutdown":   GracefulShutdown,
 	"blackhole":           {A: 0xffff, B: 0x029a}, // RFC 7999
 	"no-export":           {A: 0xffff, B: 0xff01}, // RFC 1997
 	"no-advertise":        {A: 0xffff, B: 0xff02}, // RFC 1997

@@ -136,8 +136,10 @@ type Service struct {
 	// Observers is how many members check each backend; 0: all of them.
 	Observers int
 
-	// MinHealthy is how many backends must be up for the VIPs to be announced.
+	// MinHealthy is how many backends must be up for the VIPs to be announced, and
+	// Announce how they are.
 	MinHealthy Quorum
+	Announce   Announcement
 	// PanicBelow is the share of healthy backends, in percent, under which
 	// health is ignored and all backends are used. 0 never does.
 	PanicBelow int

@@ -70,9 +70,11 @@ func DigestServices(services []Service) Digest {
 	return Digest(binary.BigEndian.Uint64(h.Sum(nil)))
 }
 
-// Digest fingerprints all that the configuration says of s. The order of VIPs,
-// ports and backends in the file does not matter.
+// Digest fingerprints all that the configuration says of s but how routers are told,
+// which is each node's own matter. The order of VIPs, ports and backends in the file
+// does not matter.
 func (s Service) Digest() Digest {
+	s.Announce = Announcement{}
 	s.VIPs = slices.SortedFunc(slices.Values(s.VIPs), VIP.Compare)
 	s.Ports = slices.SortedFunc(slices.Values(s.Ports), func(a, b Port) int {
 		return cmp.Or(cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Number, b.Number), cmp.Compare(a.Last, b.Last))

@@ -38,9 +38,7 @@ func (n *node) watchDenied(ctx context.Context) error {
 	defer ticker.Stop()
 	path, seen := "", edition{}
 	for {
-		n.mu.Lock()
-		now := n.cfg.Node.DenyFile
-		n.mu.Unlock()
+		now := n.config().Node.DenyFile
 		// At the start and after a reload too: it may have been replaced since it was read.
 		if e := editionOf(now); now != "" && (now != path || e != seen) {
 			path, seen = now, e

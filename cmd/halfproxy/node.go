@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -122,10 +120,9 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 		controls.Cluster = n.members
 	}
 	if len(cfg.BGP.Peers) > 0 {
-		v4, v6 := nextHops(cfg.Node.Interfaces)
 		n.speaker, err = bgp.New(bgp.Config{
-			ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, Communities: cfg.BGP.Communities, Peers: peers(cfg),
-			NextHop4: v4, NextHop6: v6, Log: log, Registerer: registry,
+			ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, Listen: cfg.BGP.Listen, Peers: peers(cfg),
+			NextHops: nextHops(cfg.Node.Interfaces), Log: log, Registerer: registry,
 		})
 		if err != nil {
 			return nil, err
@@ -175,6 +172,7 @@ func (n *node) run(ctx context.Context) error {
 		start("bgp", n.speaker.Run)
 		start("bfd", n.bfd.Run)
 		start("bfd and bgp", n.watchBFD)
+		start("next hops", n.watchNextHops)
 	}
 
 	select {
@@ -269,6 +267,13 @@ func (n *node) end(end func(*xdp.Dataplane) error) {
 	}
 }
 
+// config is the configuration as last taken.
+func (n *node) config() config.Config {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cfg
+}
+
 // reload takes the configuration anew. A wrong one changes nothing; neither
 // does one that asks for what only a restart can change.
 func (n *node) reload(ctx context.Context) error {
@@ -318,6 +323,7 @@ func restartNeeded(old, new config.Config) error {
 	}
 	oldBGP, newBGP := old.BGP, new.BGP
 	oldBGP.Peers, newBGP.Peers = nil, nil
+	oldBGP.Communities, newBGP.Communities = nil, nil
 	var errs []error
 	for _, section := range []struct {
 		name     string
@@ -349,42 +355,6 @@ var xdpModes = map[string]xdp.Mode{
 	config.XDPGeneric: xdp.Generic,
 }
 
-func peers(cfg config.Config) []bgp.Peer {
-	peers := make([]bgp.Peer, len(cfg.BGP.Peers))
-	for i, p := range cfg.BGP.Peers {
-		peers[i] = bgp.Peer{Address: p.Address, ASN: p.ASN, HoldTime: p.HoldTime, Password: p.Password, TTLSecurity: p.TTLSecurity}
-	}
-	return peers
-}
-
-// nextHops gives the addresses by which routers reach this node: the first
-// global one of each family on the interfaces that carry VIP traffic.
-func nextHops(interfaces []string) (v4, v6 netip.Addr) {
-	for _, name := range interfaces {
-		ifi, err := net.InterfaceByName(name)
-		if err != nil {
-			continue // xdp.New has refused it with better words
-		}
-		addrs, err := ifi.Addrs()
-		if err != nil {
-			continue
-		}
-		for _, a := range addrs {
-			prefix, err := netip.ParsePrefix(a.String())
-			if err != nil || !prefix.Addr().IsGlobalUnicast() {
-				continue
-			}
-			switch ip := prefix.Addr(); {
-			case ip.Is4() && !v4.IsValid():
-				v4 = ip
-			case ip.Is6() && !v6.IsValid():
-				v6 = ip
-			}
-		}
-	}
-	return v4, v6
-}
-
 // machineSecret keys the flow hashes of a node that shares no key with anybody.
 // It stays the same over restarts. The machine's ID is to be kept from others
 // and used hashed only, says machine-id(5).
@@ -401,6 +371,6 @@ func machineSecret() []byte {
 // that announces nothing.
 type nobody struct{}
 
-func (nobody) Publish(lb.Report)                              {}
-func (nobody) Records() []lb.Record                           { return nil }
-func (nobody) Announce(context.Context, []netip.Prefix) error { return nil }
+func (nobody) Publish(lb.Report)                          {}
+func (nobody) Records() []lb.Record                       { return nil }
+func (nobody) Announce(context.Context, []lb.Route) error { return nil }

@@ -13,9 +13,7 @@ import (
 
 // status gathers what each part knows.
 func (n *node) status() admin.Status {
-	n.mu.Lock()
-	cfg := n.cfg
-	n.mu.Unlock()
+	cfg := n.config()
 	st := n.control.Status()
 	stats, err := n.dataplane.Stats()
 	if err != nil {

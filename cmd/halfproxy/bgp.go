@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/halfproxy/halfproxy/bgp"
+	"github.com/halfproxy/halfproxy/config"
+)
+
+func peers(cfg config.Config) []bgp.Peer {
+	peers := make([]bgp.Peer, len(cfg.BGP.Peers))
+	for i, p := range cfg.BGP.Peers {
+		peers[i] = bgp.Peer{
+			Address: p.Address, ASN: p.ASN,
+			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
+			Password: p.Password, TTLSecurity: p.TTLSecurity, Multihop: p.Multihop, LocalAddress: p.LocalAddress, Passive: p.Passive,
+			No4: !p.IPv4, No6: !p.IPv6, NextHops: bgp.NextHops{V4: p.NextHop4, V6: p.NextHop6}, ExtendedNextHop: p.ExtendedNextHop,
+			Attributes: p.Attributes,
+		}
+	}
+	return peers
+}
+
+// nextHopsEvery is how soon routers are told of an address of this node that changed.
+const nextHopsEvery = time.Second
+
+// watchNextHops follows the node's addresses. While an interface has none, say during
+// a renumbering, the old ones stay.
+func (n *node) watchNextHops(ctx context.Context) error {
+	ticker := time.NewTicker(nextHopsEvery)
+	defer ticker.Stop()
+	last := nextHops(n.config().Node.Interfaces)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		now := nextHops(n.config().Node.Interfaces)
+		if !now.V4.IsValid() {
+			now.V4 = last.V4
+		}
+		if !now.V6.IsValid() {
+			now.V6 = last.V6
+		}
+		if now == last {
+			continue
+		}
+		if err := n.speaker.SetNextHops(ctx, now); err != nil {
+			n.log.Error("next hops not changed, will retry", "err", err)
+			continue
+		}
+		last = now
+	}
+}
+
+// nextHops gives the addresses by which routers reach this node: the first
+// global one of each family on the interfaces that carry VIP traffic.
+func nextHops(interfaces []string) (hops bgp.NextHops) {
+	for _, name := range interfaces {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			continue // xdp.New has refused it with better words, or it is away
+		}
+		addrs, err := ifi.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			prefix, err := netip.ParsePrefix(a.String())
+			if err != nil || !prefix.Addr().IsGlobalUnicast() {
+				continue
+			}
+			switch ip := prefix.Addr(); {
+			case ip.Is4() && !hops.V4.IsValid():
+				hops.V4 = ip
+			case ip.Is6() && !hops.V6.IsValid():
+				hops.V6 = ip
+			}
+		}
+	}
+	return hops
+}
