@@ -30,6 +30,14 @@ type Config struct {
 	Peers    []Peer
 	NextHops NextHops // on sessions over the other family
 
+	// RestartTime is how long routers keep our routes when the sessions end without a
+	// word, as they do in a crash or when Leave was called (graceful restart, RFC
+	// 4724); 0: not at all. It is for those whose packets are forwarded on meanwhile.
+	// What we end with a NOTIFICATION ends there and then: of RFC 8538, by which that
+	// would be no end either, we want nothing, as a node that stops must not be asked
+	// for packets any more, nor one that is dead for longer than the hold time.
+	RestartTime time.Duration
+
 	Log        *slog.Logger          // nil logs nothing
 	Registerer prometheus.Registerer // nil registers nothing
 }
@@ -81,11 +89,16 @@ const (
 	maxHoldTime = math.MaxUint16 * time.Second
 	maxPassword = 80 // TCP_MD5SIG_MAXKEYLEN, linux/tcp.h
 	maxPrepend  = 10
+
+	maxRestartTime = 4095 * time.Second // 12 bits
 )
 
 // Validate gives every error of c, joined.
 func (c Config) Validate() error {
 	errs := []error{checkRouter(c.ASN, c.RouterID)}
+	if t := c.RestartTime; t < 0 || t > maxRestartTime || t%time.Second != 0 {
+		errs = append(errs, fmt.Errorf("restart time %v must be whole seconds, at most %v (RFC 4724)", t, maxRestartTime))
+	}
 	errs = append(errs, c.NextHops.validate(), c.checkPeers(c.Peers))
 	return errors.Join(errs...)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/osrg/gobgp/v3/pkg/apiutil"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"github.com/osrg/gobgp/v3/pkg/server"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -27,7 +28,13 @@ func ipv6Unicast() *api.Family {
 	return &api.Family{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}
 }
 
-func apiPeer(p Peer, v4, v6 bool) *api.Peer {
+// graceful is what a peer is told of restarts.
+type graceful struct {
+	time       time.Duration // 0: nothing
+	restarting bool
+}
+
+func apiPeer(p Peer, v4, v6 bool, g graceful) *api.Peer {
 	seconds := func(d time.Duration) uint64 { return uint64(d / time.Second) }
 	keepalive, retry := cmp.Or(p.KeepaliveTime, max(p.HoldTime/3, time.Second)), cmp.Or(p.ConnectRetryTime, time.Second)
 	peer := &api.Peer{
@@ -54,7 +61,16 @@ func apiPeer(p Peer, v4, v6 bool) *api.Peer {
 		on     bool
 	}{{ipv4Unicast(), v4}, {ipv6Unicast(), v6}} {
 		if f.on {
-			peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: f.family, Enabled: true}})
+			peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{
+				Config:            &api.AfiSafiConfig{Family: f.family, Enabled: true},
+				MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: g.time > 0}},
+			})
+		}
+	}
+	if g.time > 0 {
+		// We select no routes, so there is nothing to defer: ours are sent at once.
+		peer.GracefulRestart = &api.GracefulRestart{
+			Enabled: true, RestartTime: uint32(seconds(g.time)), LocalRestarting: g.restarting, DeferralTime: 0,
 		}
 	}
 	return peer
@@ -80,6 +96,12 @@ func establishedPeers(s *server.BgpServer) (peers []string) {
 	return peers
 }
 
+// restarts says whether both sides of a session know of graceful restart.
+func restarts(p *api.Peer) bool {
+	known := func(c *anypb.Any) bool { return c.MessageIs((*api.GracefulRestartCapability)(nil)) }
+	return slices.ContainsFunc(p.GetState().GetLocalCap(), known) && slices.ContainsFunc(p.GetState().GetRemoteCap(), known)
+}
+
 // advertised counts the routes that go to each peer: GoBGP knows what a peer's
 // own capabilities leave of them.
 func advertised(s *server.BgpServer) map[netip.Addr]int {
@@ -91,6 +113,9 @@ func advertised(s *server.BgpServer) map[netip.Addr]int {
 		}
 		for _, family := range p.GetAfiSafis() {
 			counts[peer] += int(family.GetState().GetAdvertised())
+			if restarts(p) {
+				counts[peer]-- // the end of RIB
+			}
 		}
 	})
 	return counts

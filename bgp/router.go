@@ -116,7 +116,7 @@ func (r *Router) start(ctx, watching context.Context, srv *server.BgpServer, cha
 	for _, n := range r.cfg.Neighbors {
 		r.sessions.add(n.Address)
 		n.Passive = true
-		peer := apiPeer(n, true, true)
+		peer := apiPeer(n, true, true, graceful{})
 		if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: peer}); err != nil {
 			return fmt.Errorf("add neighbor %v: %w", n.Address, err)
 		}

@@ -31,6 +31,8 @@ type Speaker struct {
 	routes    map[netip.Prefix]lb.Route // the whole wanted announcement
 	announced map[netip.Prefix]lb.Route // what the server has of it
 	told      bool                      // that some VIPs do not go to some peers
+	resumed   bool                      // sessions go on from those of the process before
+	left      bool                      // sessions are for the next process to go on with
 }
 
 // PeerStatus is how the session with one peer stands.
@@ -74,7 +76,7 @@ func New(cfg Config) (*Speaker, error) {
 }
 
 // Run speaks BGP until ctx ends, then withdraws everything, closes the
-// sessions and returns nil. What Announce has been given before is in place
+// sessions and returns nil; unless Leave was called. What Announce has been given before is in place
 // before the first session opens. An error of the library that it takes for
 // fatal ends Run as well, and is returned.
 //
@@ -130,11 +132,29 @@ func (s *Speaker) start(ctx, watching context.Context, srv *server.BgpServer) er
 		return err
 	}
 	for _, p := range s.peers {
-		if err := s.addPeer(ctx, p); err != nil {
+		if err := s.addPeer(ctx, p, s.resumed); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Resume says that packets were forwarded all the time since the sessions of a process
+// before ended: routers that kept its routes are asked to go on doing so until they
+// have ours. It is to be called before Run.
+func (s *Speaker) Resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resumed = true
+}
+
+// Leave has the end of Run leave sessions and routes as they are, for the process to
+// end without a word to the peers, and for the next one to go on. They keep the routes
+// for Config.RestartTime.
+func (s *Speaker) Leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left = true
 }
 
 // stopTimeout bounds the wait for peers that do not take our last messages.
@@ -144,8 +164,8 @@ const stopTimeout = time.Second
 func (s *Speaker) stop(srv *server.BgpServer) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.server != srv {
-		return nil // start failed early
+	if s.server != srv || s.left {
+		return nil // start failed early, or the end of the process is to be the end
 	}
 	ctx := context.Background() // Run's has ended
 	for _, p := range s.peers {
@@ -367,16 +387,16 @@ func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error
 	}
 	for _, p := range peers {
 		if !kept[p.Address] {
-			errs = append(errs, s.addPeer(ctx, p))
+			errs = append(errs, s.addPeer(ctx, p, false)) // it has no routes of ours
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Speaker) addPeer(ctx context.Context, p Peer) error {
+func (s *Speaker) addPeer(ctx context.Context, p Peer, restarting bool) error {
 	_, _, v4, v6 := s.cfg.nextHops(p)
 	s.sessions.add(p.Address)
-	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p, v4, v6)}); err != nil {
+	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p, v4, v6, graceful{s.cfg.RestartTime, restarting})}); err != nil {
 		s.sessions.remove(p.Address, "not added")
 		return fmt.Errorf("add peer %v: %w", p.Address, err)
 	}

@@ -25,6 +25,8 @@ type tap struct {
 	// offer is sent once the session is up.
 	offer []*bgp.BGPMessage
 	ttl   int // of our packets, SYN-ACK included
+	// helper says that it keeps routes over restarts (RFC 4724).
+	helper bool
 
 	mu       sync.Mutex
 	sessions int // established, ever
@@ -129,13 +131,15 @@ func (p *tap) speak(conn net.Conn) {
 }
 
 func (p *tap) open() *bgp.BGPMessage {
-	return bgp.NewBGPOpenMessage(bgp.AS_TRANS, 90, "192.0.2.254", []bgp.OptionParameterInterface{
-		bgp.NewOptionParameterCapability([]bgp.ParameterCapabilityInterface{
-			bgp.NewCapMultiProtocol(bgp.RF_IPv4_UC),
-			bgp.NewCapMultiProtocol(bgp.RF_IPv6_UC),
-			bgp.NewCapFourOctetASNumber(p.asn),
-		}),
-	})
+	capabilities := []bgp.ParameterCapabilityInterface{
+		bgp.NewCapMultiProtocol(bgp.RF_IPv4_UC),
+		bgp.NewCapMultiProtocol(bgp.RF_IPv6_UC),
+		bgp.NewCapFourOctetASNumber(p.asn),
+	}
+	if p.helper {
+		capabilities = append(capabilities, bgp.NewCapGracefulRestart(false, false, 0, nil))
+	}
+	return bgp.NewBGPOpenMessage(bgp.AS_TRANS, 90, "192.0.2.254", []bgp.OptionParameterInterface{bgp.NewOptionParameterCapability(capabilities)})
 }
 
 // A message that the other side no longer wants is no matter for a tap.

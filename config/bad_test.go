@@ -181,6 +181,13 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd.interval "5ms" is out of range: give a duration from 10ms to 1m0s`},
 		{"BFD that no packet may miss", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {multiplier: 0}",
 			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd.multiplier 0 is out of range: give a number from 1 to 255`},
+		{"graceful ways without end", "  router_id: 10.0.1.1", "  router_id: 10.0.1.1\n  graceful_restart: 2h\n  graceful_shutdown: 1h",
+			`halfproxy.yaml:20: bgp.graceful_restart "2h" is out of range: give a duration from 0s to 1h8m15s` + "\n" +
+				`halfproxy.yaml:21: bgp.graceful_shutdown "1h" is out of range: give a duration from 0s to 10m0s`},
+		{"a restart time that BGP cannot count", "  router_id: 10.0.1.1", "  router_id: 10.0.1.1\n  graceful_restart: 1500ms",
+			`halfproxy.yaml:20: bgp.graceful_restart "1500ms" is not in whole seconds, which is all that BGP can count: round it`},
+		{"a stop that waits for nothing", "xdp_mode: auto", "linger: 0s",
+			`halfproxy.yaml:8: node.linger "0s" is out of range: give a duration from 1s to 10m0s`},
 		{"a keepalive time that one lost packet ends the session with", "hold_time: 9s", "hold_time: 9s\n      keepalive_time: 4s",
 			`halfproxy.yaml:25: bgp.peers[0] "10.0.1.254": keepalive_time "4s" is longer than a third of hold_time 9s: one lost packet could end the session, give at most 3s`},
 		{"times that BGP cannot count", "hold_time: 9s", "keepalive_time: 1500ms\n      connect_retry_time: 2h",
@@ -625,6 +632,43 @@ halfproxy.yaml:14: node.xdp_mode "skb" is unknown: choose auto, native or generi
 halfproxy.yaml:15: bgp.asn 0 is reserved (RFC 7607): give the number of the autonomous system
 halfproxy.yaml:15: bgp.peers[0] "10.0.1.254": hold_time "1s" is not allowed in BGP (RFC 4271, 4.2): give at least 3s
 `)
+}
+
+func TestParseRefusesHowToAnnounceWhereNothingIs(t *testing.T) {
+	_, err := Parse("halfproxy.yaml", []byte(`node: {interfaces: [eth0]}
+services:
+  - name: web
+    vips: [203.0.113.10]
+    ports: [tcp/80]
+    backends: [{name: web1, address: 10.0.1.11}]
+    announce:
+      min_healthy: 1
+      peers: [10.0.1.254]
+      communities: [no-export]
+      med: 1
+      local_preference: 1
+      prepend: 1
+`))
+	wantErrors(t, err, `
+halfproxy.yaml:9: services[0] "web": announce.peers is of no use without a bgp section: remove it, or add that
+halfproxy.yaml:10: services[0] "web": announce.communities is of no use without a bgp section: remove it, or add that
+halfproxy.yaml:11: services[0] "web": announce.med is of no use without a bgp section: remove it, or add that
+halfproxy.yaml:12: services[0] "web": announce.local_preference is of no use without a bgp section: remove it, or add that
+halfproxy.yaml:13: services[0] "web": announce.prepend is of no use without a bgp section: remove it, or add that
+`)
+}
+
+func TestParseRefusesAPrependThatAllTakeForALoop(t *testing.T) {
+	_, err := Parse("halfproxy.yaml", []byte(`node: {interfaces: [eth0]}
+bgp: {asn: 64512, router_id: 10.0.1.1, peers: [{address: 10.0.1.254, asn: 64512}]}
+services:
+  - name: web
+    vips: [203.0.113.10]
+    ports: [tcp/80]
+    backends: [{name: web1, address: 10.0.1.11}]
+    announce: {prepend: 1}
+`))
+	wantErrors(t, err, `halfproxy.yaml:8: services[0] "web": announce.prepend 1 is of no use, all peers are of the AS 64512 and would take the path for a loop: remove it, or use local_preference`)
 }
 
 func TestParseReadsWhatEditorsLeaveInFiles(t *testing.T) {

@@ -21,6 +21,9 @@ func (c *checker) bgp(s bgpSection) BGP {
 	}
 	bgp.Communities, _ = entries(c.report, s.Communities, parseCommunity)
 
+	bgp.GracefulRestart, _ = want(c.report, s.GracefulRestart, 30*time.Second, wholeSeconds(0, 4095*time.Second)) // 12 bits
+	bgp.GracefulShutdown, _ = want(c.report, s.GracefulShutdown, 2*time.Second, lasting(0, 10*time.Minute))
+
 	some(c.report, s.Peers, "list the routers, or leave bgp out to announce nothing")
 	first := map[netip.Addr]int{}
 	for _, entry := range s.Peers.items {

@@ -52,6 +52,7 @@ func (c *checker) node(s nodeSection) Node {
 	some(c.report, s.Interfaces, "name the NICs that carry VIP traffic")
 	node.Interfaces, _ = entries(c.report, s.Interfaces, parseInterface)
 	node.XDPMode, _ = want(c.report, s.XDPMode, XDPAuto, oneOf(XDPAuto, XDPNative, XDPGeneric))
+	node.Linger, _ = want(c.report, s.Linger, 10*time.Second, lasting(time.Second, 10*time.Minute))
 	node.DenyFile, _ = want(c.report, s.DenyFile, "", parseText)
 	if node.DenyFile != "" && c.host.beside != nil {
 		node.DenyFile = c.host.beside(node.DenyFile)

@@ -29,6 +29,8 @@ type Node struct {
 	Interfaces []string // at least one
 	XDPMode    string   // XDPAuto, XDPNative or XDPGeneric
 	DenyFile   string   // path of the deny list; empty: none
+	// Linger is how long a node that stops forwards on at most, after its routes are gone.
+	Linger time.Duration
 }
 
 // The ways to attach the XDP program.
@@ -63,6 +65,9 @@ type BGP struct {
 	Listen      netip.AddrPort // where sessions that peers open are taken; not valid: nowhere
 	Communities []lb.Community // are among those of each service, too
 	Peers       []Peer
+
+	GracefulRestart  time.Duration // how long routers keep our routes while we restart, whole seconds; 0: not at all
+	GracefulShutdown time.Duration // how long routes say that they will be withdrawn; 0: not at all
 }
 
 // Peer is a router.

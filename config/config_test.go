@@ -31,18 +31,20 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 	}
 	announce := lb.Announcement{Attributes: lb.Attributes{Communities: []lb.Community{{A: 64512, B: 100}}}}
 	want := Config{
-		Node: Node{Name: "lb1", Interfaces: []string{"eth0"}, XDPMode: XDPAuto},
+		Node: Node{Name: "lb1", Interfaces: []string{"eth0"}, XDPMode: XDPAuto, Linger: 10 * time.Second},
 		Cluster: Cluster{
 			Name: "edge-ams", Listen: netip.MustParseAddrPort("10.0.1.1:7946"),
 			Join: []string{"10.0.1.2:7946", "10.0.1.3:7946"}, Size: 3, PartitionHold: 15 * time.Second,
 		},
 		BGP: BGP{
 			ASN: 64512, RouterID: netip.MustParseAddr("10.0.1.1"),
-			Communities: []lb.Community{{A: 64512, B: 100}},
+			Communities:      []lb.Community{{A: 64512, B: 100}},
+			GracefulRestart:  30 * time.Second,
+			GracefulShutdown: 2 * time.Second,
 			Peers: []Peer{
 				{
 					Address: netip.MustParseAddr("10.0.1.254"), ASN: 64500, TTLSecurity: true, IPv4: true, IPv6: true,
-					BFD: BFD{Interval: 100 * time.Millisecond, Multiplier: 3},
+					BFD:      BFD{Interval: 100 * time.Millisecond, Multiplier: 3},
 					HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectRetryTime: time.Second,
 				},
 				{
@@ -109,7 +111,7 @@ services:
 		t.Fatal(err)
 	}
 	want := Config{
-		Node:    Node{Name: "lb7.example.net", Interfaces: []string{"eth0"}, XDPMode: XDPAuto},
+		Node:    Node{Name: "lb7.example.net", Interfaces: []string{"eth0"}, XDPMode: XDPAuto, Linger: 10 * time.Second},
 		Cluster: Cluster{Size: 1},
 		HTTP:    HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9870")},
 		Admin:   Admin{Socket: "/run/halfproxy/admin.sock"},
@@ -186,6 +188,10 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Services[0].Limit }, lb.Limit{Packets: 5, Burst: 7, Prefix4: 32, Prefix6: 56}},
 		{"BFD by its defaults", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {}",
 			func(c Config) any { return c.BGP.Peers[0].BFD }, BFD{300 * time.Millisecond, 3}},
+		{"neither graceful restart nor graceful shutdown", "  router_id: 10.0.1.1", "  router_id: 10.0.1.1\n  graceful_restart: 0s\n  graceful_shutdown: 0s",
+			func(c Config) any { return []time.Duration{c.BGP.GracefulRestart, c.BGP.GracefulShutdown} }, []time.Duration{0, 0}},
+		{"a longer stop", "xdp_mode: auto", "linger: 2m",
+			func(c Config) any { return c.Node.Linger }, 2 * time.Minute},
 		{"a peer's attributes", "      ttl_security: true ", "      communities: [no-export]\n      med: 0\n      prepend: 2 ",
 			func(c Config) any { return c.BGP.Peers[0].Attributes },
 			lb.Attributes{Communities: []lb.Community{{A: 0xffff, B: 0xff01}}, MED: new(uint32), Prepend: 2}},

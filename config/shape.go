@@ -20,6 +20,7 @@ type nodeSection struct {
 	Name       value       `yaml:"name"`       // unique in the cluster; default: the host name
 	Interfaces list[value] `yaml:"interfaces"` // required: NICs that carry VIP traffic, the XDP program sits on each
 	DenyFile   value       `yaml:"deny_file"`  // sources whose packets for VIPs are dropped, a prefix a line; default: none
+	Linger     value       `yaml:"linger"`     // how long a node that stops forwards on at most, 1s to 10m; default: 10s
 	XDPMode    value       `yaml:"xdp_mode"`   // auto (native where the driver can, else generic), native, generic; default: auto
 }
 
@@ -46,6 +47,9 @@ type bgpSection struct {
 	Listen      value           `yaml:"listen"`      // where sessions that peers open are taken, address and port; default: nowhere
 	Communities list[value]     `yaml:"communities"` // standard (a:b), large (a:b:c), well-known names; on every VIP; default: none
 	Peers       list[peerEntry] `yaml:"peers"`       // required: the routers
+
+	GracefulRestart  value `yaml:"graceful_restart"`  // how long routers keep our routes while the node restarts (RFC 4724), whole seconds; 0s: not at all; default: 30s
+	GracefulShutdown value `yaml:"graceful_shutdown"` // how long routes that are to be withdrawn say so first (RFC 8326), up to 10m; 0s: not at all; default: 2s
 }
 
 type peerEntry struct {

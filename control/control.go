@@ -71,6 +71,9 @@ type Config struct {
 	// PartitionHold is how long verdicts stay as they were when fewer than a majority
 	// is in sight. After it those in sight decide.
 	PartitionHold time.Duration
+	// GracefulShutdown is how long the routes of a drain say that they will be
+	// withdrawn (RFC 8326).
+	GracefulShutdown time.Duration
 	// Orders are those that were kept by a process before, and KeepOrders keeps all
 	// that there are whenever one is added. Nil: those of the others are all there is.
 	Orders     []lb.Order
@@ -108,12 +111,13 @@ type outcome struct {
 	checked   lb.Digest // of the services that the checker has targets of
 	assigned  []int     // what of them, as places among the plan's targets
 	decisions map[string]decision
-	tablesIn  lb.Digest            // fingerprint of the services and tables that the data plane has
-	routes    []lb.Route           // announced, sorted by prefix
-	told      bool                 // the announcer took routes
-	tables    map[string]lb.Digest // by service, as the data plane has them
-	failure   string               // what kept the last step from being applied
-	blind     bool                 // this node withdrew its routes for it
+	tablesIn  lb.Digest                  // fingerprint of the services and tables that the data plane has
+	routes    []lb.Route                 // announced, sorted by prefix
+	told      bool                       // the announcer took routes
+	leaving   map[netip.Prefix]time.Time // since when routes say that they will be withdrawn
+	tables    map[string]lb.Digest       // by service, as the data plane has them
+	failure   string                     // what kept the last step from being applied
+	blind     bool                       // this node withdrew its routes for it
 }
 
 // New gives a Controller that does nothing before Run.
@@ -169,8 +173,8 @@ func (c *Controller) Wake() {
 	}
 }
 
-// Drain withdraws every VIP, at once and for good. Packets that still come are
-// forwarded as before.
+// Drain withdraws every VIP for good, once GracefulShutdown has passed; Status tells
+// when. Packets that still come are forwarded as before.
 func (c *Controller) Drain(ctx context.Context) error {
 	c.mu.Lock()
 	c.plan.draining = true
@@ -256,19 +260,20 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 		decisions[i] = decide(s, found.verdicts, c.orders.directives(s, now), c.Secret, c.done.decisions[s.Name])
 	}
 	attachErr := c.Dataplane.Attached()
-	obstacle := ""
+	var all obstacle
 	drained, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})
 	switch {
-	case p.draining:
-		obstacle = "this node is draining: it stops"
-	case draining:
-		obstacle = "this node is draining: " + drained.String()
 	case attachErr != nil:
-		obstacle = attachErr.Error()
+		all.reason = attachErr.Error()
 	case blind:
-		obstacle = "this node is blind: most backends are down for it that the others see up, so its own path to them is broken"
+		all.reason = "this node is blind: most backends are down for it that the others see up, so its own path to them is broken"
+	case p.draining:
+		all = obstacle{"this node is draining: it stops", true}
+	case draining:
+		all = obstacle{"this node is draining: " + drained.String(), true}
 	}
-	routes, reasons := announcement(decisions, obstacle)
+	routes, reasons := announcement(decisions, all)
+	routes = c.retire(routes, now)
 
 	changed, err = c.apply(ctx, decisions, routes)
 	if err != nil {
@@ -314,6 +319,28 @@ func (c *Controller) apply(ctx context.Context, decisions []decision, routes []l
 		return changed, withdrawErr
 	}
 	return changed, c.announce(ctx, routes)
+}
+
+// retire lets those of routes that are to be withdrawn, and are announced, say so for
+// GracefulShutdown. The others of them go.
+func (c *Controller) retire(routes []lb.Route, now time.Time) []lb.Route {
+	leaving := make(map[netip.Prefix]time.Time)
+	routes = slices.DeleteFunc(routes, func(r lb.Route) bool {
+		if !r.Shutdown {
+			return false
+		}
+		since, was := c.done.leaving[r.Prefix]
+		if !was {
+			since = now
+		}
+		if now.Sub(since) >= c.GracefulShutdown || !announces(c.done.routes, r.Prefix) {
+			return true
+		}
+		leaving[r.Prefix] = since
+		return false
+	})
+	c.done.leaving = leaving
+	return routes
 }
 
 // announce hands routes to the announcer unless it has them.

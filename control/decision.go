@@ -80,9 +80,16 @@ type decision struct {
 	backends []BackendStatus // sorted by name
 	table    lb.Table
 	digest   lb.Digest
-	judged   bool   // once there was a verdict on every backend
-	panic    string // why health is ignored; empty where it is not
-	obstacle string // why its VIPs must not be announced; empty where they may
+	judged   bool     // once there was a verdict on every backend
+	panic    string   // why health is ignored; empty where it is not
+	obstacle obstacle // why its VIPs must not be announced
+}
+
+// obstacle is why VIPs must not be announced; empty where they may.
+type obstacle struct {
+	reason string
+	// planned says that they can be for a while: packets find their backends still.
+	planned bool
 }
 
 // decide turns verdicts into a table and an answer whether the service can
@@ -150,17 +157,18 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		}
 	}
 	switch need := s.MinHealthy.Of(inService); {
-	case orders.service.Action == lb.Drain:
-		d.obstacle = orders.service.String()
 	case inService == 0:
-		d.obstacle = "every backend has weight 0 or is drained"
+		d.obstacle.reason = "every backend has weight 0 or is drained"
 	case !d.judged:
 		// The other members may know more: until we do, our table is not theirs.
-		d.obstacle = fmt.Sprintf("%d of %d backends are not judged yet", unknown, inService)
+		d.obstacle.reason = fmt.Sprintf("%d of %d backends are not judged yet", unknown, inService)
 	case len(usable) == 0:
-		d.obstacle = "no backend is up"
+		d.obstacle.reason = "no backend is up"
 	case healthy < need && !panicking:
-		d.obstacle = fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)
+		d.obstacle.reason = fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)
+	}
+	if orders.service.Action == lb.Drain {
+		d.obstacle = obstacle{orders.service.String(), d.obstacle.reason == ""}
 	}
 
 	d.table = lb.Table{Service: s.Service, Backends: usable, Alive: alive, HashKey: hashKey(secret, s.Name)}
@@ -213,29 +221,38 @@ func hashKey(secret []byte, service string) [16]byte {
 
 // announcement gives the routes to announce, sorted, and for each service why
 // its VIPs are held back. A VIP that several services share is announced while
-// all of them can serve, and the service that cannot holds it back for all.
-func announcement(decisions []decision, obstacle string) (routes []lb.Route, reasons map[string]string) {
+// all of them can serve, and the service that cannot holds it back for all. Routes
+// that only what is planned holds back are among them, as being shut down.
+func announcement(decisions []decision, all obstacle) (routes []lb.Route, reasons map[string]string) {
 	reasons = make(map[string]string)
-	heldBackBy := make(map[lb.VIP]string)
+	type holder struct {
+		service string
+		planned bool
+	}
+	heldBackBy := make(map[lb.VIP]holder)
 	for _, d := range decisions {
-		if d.obstacle != "" {
-			for _, vip := range d.service.VIPs {
-				heldBackBy[vip] = d.service.Name
+		if d.obstacle.reason == "" {
+			continue
+		}
+		for _, vip := range d.service.VIPs {
+			if h, held := heldBackBy[vip]; !held || h.planned {
+				heldBackBy[vip] = holder{d.service.Name, d.obstacle.planned}
 			}
 		}
 	}
 	for _, d := range decisions {
-		reasons[d.service.Name] = d.obstacle
-		if obstacle != "" {
-			reasons[d.service.Name] = obstacle
-			continue
-		}
+		reasons[d.service.Name] = cmp.Or(all.reason, d.obstacle.reason)
 		for _, vip := range d.service.VIPs {
-			if other, held := heldBackBy[vip]; !held {
-				routes = append(routes, lb.Route{Prefix: vip.Prefix, Announcement: d.service.Announce})
-			} else if d.obstacle == "" {
-				reasons[d.service.Name] = fmt.Sprintf("%s is shared with service %q, which cannot serve", vip, other)
+			h, held := heldBackBy[vip]
+			if held && reasons[d.service.Name] == "" {
+				reasons[d.service.Name] = fmt.Sprintf("%s is shared with service %q, which cannot serve", vip, h.service)
 			}
+			if all.reason != "" && !all.planned || held && !h.planned {
+				continue
+			}
+			routes = append(routes, lb.Route{
+				Prefix: vip.Prefix, Announcement: d.service.Announce, Shutdown: held || all.reason != "",
+			})
 		}
 	}
 	slices.SortFunc(routes, func(a, b lb.Route) int { return a.Prefix.Compare(b.Prefix) })

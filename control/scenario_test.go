@@ -30,6 +30,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 // stand then. Between blocks 100 ms pass. What can happen:
 //
 //	size N                          how many members there should be
+//	graceful shutdown D             of routes of a drain (first block only)
 //	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D] [med=N]
 //	                                a backend has the same address in all services, in the same net
 //	remove NAME                     the service goes from the configuration
@@ -114,6 +115,7 @@ type world struct {
 	// What happens and what the node asks may fall on the same instant.
 	mu        sync.Mutex
 	size      int
+	shutdown  time.Duration
 	services  []lb.Service
 	addresses map[string]netip.Addr // of backends, by net and name
 	members   map[string]*lb.Record
@@ -147,7 +149,7 @@ func (w *world) start(ctx context.Context) {
 	ctx, w.stop = context.WithCancel(ctx)
 	handler := slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: withoutTime})
 	w.control = New(Config{
-		Node: "lb1", Size: w.size, PartitionHold: partitionHold, Secret: []byte("secret"),
+		Node: "lb1", Size: w.size, PartitionHold: partitionHold, GracefulShutdown: w.shutdown, Secret: []byte("secret"),
 		Dataplane: w, Announcer: w, Cluster: w, Checker: w, Log: slog.New(handler),
 		Orders: w.kept, KeepOrders: func(all []lb.Order) error { w.kept = all; return nil },
 	})
@@ -194,6 +196,12 @@ func (w *world) happen(line string) {
 		if w.control != nil {
 			w.control.SetQuorum(w.size, partitionHold)
 		}
+	case words[0] == "graceful":
+		d, err := time.ParseDuration(words[2])
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.shutdown = d
 	case words[0] == "service":
 		w.setService(words[1], words[2:])
 	case words[0] == "remove":

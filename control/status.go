@@ -10,6 +10,7 @@ import (
 
 // Status is how things stood after a step.
 type Status struct {
+	Time           time.Time // of the step
 	Draining       bool
 	Config         lb.Digest
 	ConfigDiffers  []string   // members whose services have differed for a while, sorted
@@ -25,7 +26,7 @@ type Status struct {
 // ServiceStatus is how one service stood.
 type ServiceStatus struct {
 	lb.Service
-	Announced    bool   // all of its VIPs are
+	Announced    bool   // all of its VIPs are, and none is about to be withdrawn
 	Reason       string // why they are not
 	Panic        string // why health is ignored and all backends are used; empty: it is not
 	Table        lb.Digest
@@ -49,6 +50,7 @@ func (b BackendStatus) WeightNow() int { return lb.Slowed(b.Weight, b.Ahead) }
 func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding, reasons map[string]string, differs differing) *Status {
 	_, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})
 	st := &Status{
+		Time:          now,
 		Draining:      p.draining || draining,
 		Config:        p.digest,
 		ConfigDiffers: differs.config,
@@ -66,7 +68,9 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends,
 		}
 		for _, vip := range s.VIPs {
-			if !announces(c.done.routes, vip.Prefix) {
+			if _, leaves := c.done.leaving[vip.Prefix]; leaves {
+				ss.Announced = false
+			} else if !announces(c.done.routes, vip.Prefix) {
 				ss.Announced = false
 				st.SuppressedVIPs = append(st.SuppressedVIPs, vip)
 			}

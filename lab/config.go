@@ -36,6 +36,7 @@ var nodeConfig = template.Must(template.New("halfproxy.yaml").Parse(`# Written b
 node:
   name: {{.Name}}
   interfaces: [eth0]
+  linger: 3s
 cluster:
   name: lab
   listen: {{.Gossip}}
@@ -45,6 +46,8 @@ cluster:
 bgp:
   asn: {{.ASN}}
   router_id: {{.RouterID}}
+  graceful_restart: {{.GracefulRestart}}
+  graceful_shutdown: 500ms
   peers:
     - {address: {{.Router}}, asn: {{.RouterASN}}, hold_time: {{.HoldTime}}{{if .BFD}}, bfd: {interval: {{.BFD}}, multiplier: 3}{{end}}}
 http:
@@ -134,7 +137,7 @@ func (l *Lab) writeConfig(i int) error {
 		"ASN": nodeASN, "RouterID": n.V4, "Router": routerAddrs.V4, "RouterASN": routerASN, "HoldTime": holdTime,
 		"HTTP": httpListen, "Socket": n.Socket,
 		"Services": services, "Port": servicePort, "Forward": l.options.Forward,
-		"BFD": l.options.bfd(), "Interval": checkInterval, "Timeout": checkTimeout, "Rise": rise, "Fall": fall,
+		"BFD": l.options.bfd(), "GracefulRestart": l.options.GracefulRestart, "Interval": checkInterval, "Timeout": checkTimeout, "Rise": rise, "Fall": fall,
 	})
 	return errors.Join(err, f.Close())
 }

@@ -49,7 +49,7 @@ func (l *Lab) startEmbedded(log string) error {
 	if err != nil {
 		return err
 	}
-	l.onClose(p.stop)
+	l.stopRouter = p.stop
 	_, err = write.Write(text)
 	return err
 }

@@ -31,6 +31,8 @@ type Lab struct {
 	backends []*Backend
 	fib      *netlink.Handle // of the router's kernel
 
+	stopRouter func() error // what runs as the router
+
 	closers   []func() error // undo what was built, to be called from the last to the first
 	closeOnce sync.Once
 	closeErr  error

@@ -91,6 +91,17 @@ func (n *Node) Terminate() error {
 	return n.dismiss().signal(syscall.SIGTERM)
 }
 
+// Restart has the process end for the next one (SIGUSR2), and starts that.
+func (n *Node) Restart(ctx context.Context) error {
+	if err := n.dismiss().signal(syscall.SIGUSR2); err != nil {
+		return err
+	}
+	if err := n.Wait(ctx); err != nil {
+		return err
+	}
+	return n.Start()
+}
+
 // Wait waits for the process to end, and gives an error if it failed.
 func (n *Node) Wait(ctx context.Context) error {
 	n.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -28,6 +29,9 @@ type Options struct {
 	Forward         lb.Forward // the way from the nodes to the backends
 	// BFD has nodes and router, FRR or BIRD, watch each other every 100 ms.
 	BFD bool
+	// GracefulRestart is how long the router, FRR or BIRD, keeps the routes of a node that
+	// restarts or crashes. Without it they go with the session, which shows more.
+	GracefulRestart time.Duration
 	// Binary is halfproxy itself, for the nodes and the embedded router: the
 	// running program if not given.
 	Binary string

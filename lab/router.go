@@ -112,10 +112,18 @@ func (l *Lab) startRouter() error {
 	if err := l.openFIB(); err != nil {
 		return err
 	}
-	dir := filepath.Join(l.options.Dir, "router")
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := os.Mkdir(l.routerDir(), 0o755); err != nil {
 		return err
 	}
+	l.stopRouter = func() error { return nil }
+	l.onClose(func() error { return l.stopRouter() })
+	return l.runRouter()
+}
+
+func (l *Lab) routerDir() string { return filepath.Join(l.options.Dir, "router") }
+
+func (l *Lab) runRouter() error {
+	dir := l.routerDir()
 	switch l.options.Router {
 	case FRR:
 		return l.startFRR(dir)
@@ -123,6 +131,15 @@ func (l *Lab) startRouter() error {
 		return l.startBIRD(dir)
 	}
 	return l.startEmbedded(filepath.Join(dir, "embedded.log"))
+}
+
+// RestartRouter ends what runs as the router and starts it again: with FRR and BIRD its
+// kernel has no routes to VIPs until it has heard of them again.
+func (l *Lab) RestartRouter() error {
+	if err := l.stopRouter(); err != nil {
+		return err
+	}
+	return l.runRouter()
 }
 
 // openFIB opens what NextHops asks.
@@ -147,7 +164,7 @@ func (l *Lab) startFRR(dir string) error {
 	if err != nil {
 		return err
 	}
-	l.onClose(frr.Close)
+	l.stopRouter = frr.Close
 	return awaitNeighbors(frr)
 }
 
@@ -160,7 +177,7 @@ func (l *Lab) startBIRD(dir string) error {
 	if err != nil {
 		return err
 	}
-	l.onClose(bird.Close)
+	l.stopRouter = bird.Close
 	return nil
 }
 

@@ -405,6 +405,9 @@ func (d *Dataplane) adopt(p *port) (bool, error) {
 	return true, nil
 }
 
+// Pinned says whether packets are forwarded on while no process runs.
+func (d *Dataplane) Pinned() bool { return d.pins != nil }
+
 // TakingOver says whether the program of a process before still runs: TakeOver
 // ends that.
 func (d *Dataplane) TakingOver() bool {

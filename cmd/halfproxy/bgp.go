@@ -24,6 +24,17 @@ func peers(cfg config.Config) []bgp.Peer {
 	return peers
 }
 
+// speak opens the sessions. After a restart routers keep our routes until they hear from
+// us: that has to wait until we can announce what they have.
+func (n *node) speak(ctx context.Context) error {
+	if n.dataplane.TakingOver() {
+		n.await(ctx, longestTakeover+5*time.Second, func() bool { return !n.dataplane.TakingOver() })
+		// Routes follow the tables that were waited for, in the same step or the next.
+		n.await(ctx, time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) > 0 })
+	}
+	return n.speaker.Run(ctx)
+}
+
 // nextHopsEvery is how soon routers are told of an address of this node that changed.
 const nextHopsEvery = time.Second
 

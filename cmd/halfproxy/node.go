@@ -27,11 +27,6 @@ import (
 	"github.com/halfproxy/halfproxy/xdp"
 )
 
-// linger is how long a node that stops forwards on after its routes are
-// withdrawn. Routers take some 100 ms to send packets elsewhere; a fabric of
-// several hops takes longer.
-const linger = 2 * time.Second
-
 // longestTakeover is how long the program of the process before forwards on at most
 // while this one gets to know which backends are well.
 const longestTakeover = 15 * time.Second
@@ -96,7 +91,8 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	n.checker = health.New(health.Config{DialVIP: n.dataplane.DialVIP, Log: log, Registerer: registry})
 	controls := control.Config{
 		Node: cfg.Node.Name, Size: cfg.Cluster.Size, PartitionHold: cfg.Cluster.PartitionHold,
-		Dataplane: n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,
+		GracefulShutdown: cfg.BGP.GracefulShutdown,
+		Dataplane:        n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,
 		Log: log, Registerer: registry,
 	}
 	if stateDir != "" {
@@ -120,10 +116,14 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 		controls.Cluster = n.members
 	}
 	if len(cfg.BGP.Peers) > 0 {
-		n.speaker, err = bgp.New(bgp.Config{
+		speaks := bgp.Config{
 			ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, Listen: cfg.BGP.Listen, Peers: peers(cfg),
 			NextHops: nextHops(cfg.Node.Interfaces), Log: log, Registerer: registry,
-		})
+		}
+		if n.dataplane.Pinned() {
+			speaks.RestartTime = cfg.BGP.GracefulRestart
+		}
+		n.speaker, err = bgp.New(speaks)
 		if err != nil {
 			return nil, err
 		}
@@ -139,13 +139,16 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	if err := n.dataplane.Attach(); err != nil {
 		return nil, err
 	}
+	if n.speaker != nil && n.dataplane.TakingOver() {
+		n.speaker.Resume()
+	}
 	return n, nil
 }
 
 // run lets every part do its work until ctx ends or a part fails. Then routes
 // go first, packets are forwarded a little longer, and only then do the parts
-// stop.
-func (n *node) run(ctx context.Context) error {
+// stop; unless errRestart is the cause.
+func (n *node) run(ctx context.Context, manager *systemd) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	parts, life := errgroup.WithContext(life)
@@ -169,29 +172,39 @@ func (n *node) run(ctx context.Context) error {
 		start("cluster", n.members.Run)
 	}
 	if n.speaker != nil {
-		start("bgp", n.speaker.Run)
+		start("bgp", n.speak)
 		start("bfd", n.bfd.Run)
 		start("bfd and bgp", n.watchBFD)
 		start("next hops", n.watchNextHops)
 	}
 
+	parts.Go(func() error {
+		manager.feed(life, n.alive)
+		return nil
+	})
+	manager.ready()
+
 	select {
 	case <-life.Done():
 	case <-ctx.Done():
-		n.log.Info("node stops: routes withdrawn first, packets forwarded a little longer", "for", linger)
-		if err := n.control.Drain(life); err != nil {
-			n.log.Error("routes not withdrawn in order", "err", err)
-		}
-		select {
-		case <-life.Done():
-		case <-time.After(linger):
-		}
-		if n.bfd != nil {
-			n.bfd.End()
+		manager.stopping()
+		if errors.Is(context.Cause(ctx), errRestart) {
+			n.depart()
+		} else {
+			n.stop(life)
 		}
 		end()
 	}
 	return parts.Wait()
+}
+
+// alive tells whether control has come to a decision lately.
+func (n *node) alive(within time.Duration) bool {
+	last := n.control.Status().Time
+	if last.IsZero() {
+		last = n.started
+	}
+	return time.Since(last) < within
 }
 
 // passNews wakes control when there is something new to decide on.

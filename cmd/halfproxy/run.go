@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -24,6 +25,13 @@ func runCommand() *cobra.Command {
 		Use:   "run",
 		Short: "Run a load balancer node in the foreground; SIGHUP reloads, SIGTERM withdraws and stops",
 		Long: `Run a load balancer node in the foreground; SIGHUP reloads, SIGTERM withdraws and stops.
+
+SIGTERM  stop: routes say that they go away, then they are withdrawn, packets are
+         forwarded until none comes any more, and all is taken off this host.
+SIGUSR2  restart: the process ends, and everything else stays: the program forwards
+         on, routers keep the routes (bgp.graceful_restart). Start the next one, of
+         another version if you like, at once.
+SIGHUP   reload: a file with errors changes nothing, and they are in the log.
 
 When the process ends in any other way, by a crash or by SIGKILL, its program
 stays on the interfaces and forwards by the tables it has. The next run of a node
@@ -56,26 +64,38 @@ func runNode(ctx context.Context, path, pin string, log *slog.Logger) error {
 	}
 	n.load = func() (config.Config, error) { return config.Load(path) }
 
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+	manager, err := newSystemd()
+	if err != nil {
+		log.Warn("the service manager hears nothing", "err", err)
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGUSR2)
+	defer signal.Stop(signals)
 	go func() {
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-hangup:
+			case s := <-signals:
+				if s == syscall.SIGUSR2 {
+					end(n.restart())
+					return
+				}
+				manager.reloading()
 				if err := n.reload(ctx); err != nil {
 					log.Error("configuration not taken, the old one stays", "err", err)
 				}
+				manager.ready()
 			}
 		}
 	}()
 
 	log.Info("node starts", "node", cfg.Node.Name, "version", version, "services", len(cfg.Services))
-	err = n.run(ctx)
-	if err != nil && ctx.Err() == nil {
-		n.leave() // nobody asked for an end
+	err = n.run(ctx, manager)
+	if err != nil && ctx.Err() == nil || errors.Is(context.Cause(ctx), errRestart) {
+		n.leave() // nobody asked for an end, or the next process goes on from here
 	} else {
 		n.close()
 	}
