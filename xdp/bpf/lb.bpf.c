@@ -82,20 +82,22 @@ static __always_inline enum verdict choose(struct xdp_md *ctx, const struct pack
 	struct slot_page *page;
 	struct table *table;
 	__u32 active, fields, slot, index;
+	const __u32 *number;
 	const __u64 *source, *key;
 	enum verdict verdict;
 
-	if (!find_service(&packet->vip, &index))
+	number = find_service(&packet->vip, &index);
+	if (!number)
 		return VERDICT_PASS_NOT_VIP;
-	to->service = index;
-	service = bpf_map_lookup_elem(&services, &index);
+	service = bpf_map_lookup_elem(&services, number);
+	to->service = *number;
 	active = service ? READ_ONCE(service->active) : 0; /* NO_SERVICE is none */
 	source = finding ? finding->source : packet->source;
 	if (unlikely(active & DENYING) && is_denied(source[0], source[1], packet->ipv6))
 		return VERDICT_DROP_DENIED;
-	if (unlikely(active & LIMITED) && is_limited(source[0], source[1], packet->ipv6, index))
+	if (unlikely(active & LIMITED) && is_limited(source[0], source[1], packet->ipv6, to->service))
 		return VERDICT_DROP_LIMITED;
-	verdict = judge(packet, parsed, finding, index);
+	verdict = judge(packet, parsed, finding, to->service);
 	if (verdict != VERDICT_FORWARDED)
 		return verdict;
 
@@ -111,7 +113,7 @@ static __always_inline enum verdict choose(struct xdp_md *ctx, const struct pack
 	else
 		to->hash = field_hash(key, packet, fields);
 	if (traced) {
-		last.service = index;
+		last.service = to->service;
 		last.hash = to->hash;
 	}
 	if (unlikely(active & QUIC) && choose_by_server_id(ctx, packet, finding, active, to))

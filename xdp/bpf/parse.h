@@ -94,8 +94,8 @@ static __always_inline enum verdict parse_ipv4(struct cursor *cur, struct packet
 	if (packet->length < header || packet->length > room)
 		return VERDICT_PASS_MALFORMED;
 
-	packet->vip.address[2] = bpf_htonl(0xffff);
-	packet->vip.address[3] = ip->daddr;
+	/* Mapped, and in one store: a load of what two stores wrote has to wait for both. */
+	*(__u64 *)&packet->vip.address[2] = bpf_htonl(0xffff) | (__u64)ip->daddr << 32;
 	packet->source[0] = ip->saddr;
 	packet->tos = ip->tos;
 	packet->ttl = ip->ttl;

@@ -119,22 +119,24 @@ static __noinline bool find_wider(const struct vip_key *vip, const struct direct
 	return true;
 }
 
-static __always_inline bool find_service(const struct vip_key *vip, __u32 *service)
+/*
+ * The number where it lies, for most packets in their bucket: the service is looked up by
+ * it there, and waits for no copy. wider is room for one that lies nowhere.
+ */
+static __always_inline const __u32 *find_service(const struct vip_key *vip, __u32 *wider)
 {
 	const struct directory *there;
 	__u32 *number, zero = 0;
 
 	there = bpf_map_lookup_elem(&directory, &zero);
 	if (!there)
-		return false;
+		return NULL;
 	number = find_exact(there, vip);
-	if (likely(number)) {
-		*service = *number;
-		return true;
-	}
+	if (likely(number))
+		return number;
 	if (likely(!(there->ranges | there->prefixes | (vip->family & ANY_PORT))))
-		return false;
-	return find_wider(vip, there, service);
+		return NULL;
+	return find_wider(vip, there, wider) ? wider : NULL;
 }
 
 #endif
