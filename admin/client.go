@@ -24,16 +24,20 @@ type Client struct {
 // NewClient makes a client of the node whose admin socket is at path socket.
 // It connects anew for each question.
 func NewClient(socket string) *Client {
-	return &Client{socket: socket, http: http.Client{
+	c := &Client{socket: socket}
+	c.http = http.Client{
 		Timeout: patience,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				var d net.Dialer
-				return d.DialContext(ctx, "unix", socket)
-			},
+			DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
 		},
-	}}
+	}
+	return c
+}
+
+func (c *Client) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", c.socket)
 }
 
 // Status asks how the node and its cluster stand.
@@ -90,6 +94,11 @@ func (c *Client) do(ctx context.Context, method, path string, send io.Reader) ([
 		return nil, c.explain(err)
 	}
 	defer resp.Body.Close()
+	return c.read(req, resp)
+}
+
+// read gives the answer, or the error that it is.
+func (c *Client) read(req *http.Request, resp *http.Response) ([]byte, error) {
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return nil, c.explain(err)
@@ -101,7 +110,7 @@ func (c *Client) do(ctx context.Context, method, path string, send io.Reader) ([
 		return nil, errors.New(strings.TrimSpace(string(body)))
 	}
 	return nil, fmt.Errorf("%s %s on %s: %s: %s: is the daemon of the same version as this program?",
-		method, path, c.socket, resp.Status, strings.TrimSpace(string(body)))
+		req.Method, req.URL.Path, c.socket, resp.Status, strings.TrimSpace(string(body)))
 }
 
 // explain adds what a person can do about err.

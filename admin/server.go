@@ -32,6 +32,10 @@ type Config struct {
 	// each question: that is for those who may use the socket.
 	Trace func(Flow) (Trace, error)
 
+	// Capture hands frames to the sink until ctx ends, or the request has it
+	// enough. It changes what the program does: that, too, is for the socket.
+	Capture func(context.Context, CaptureRequest, CaptureSink) error
+
 	// Reload takes the configuration file anew. Its error, on as many lines as
 	// there are faults, is shown to whoever asked. ctx ends when that one goes
 	// away, and when the server stops.
@@ -76,6 +80,7 @@ func New(cfg Config) (*Server, error) {
 		mux.HandleFunc("POST /api/v1/reload", func(w http.ResponseWriter, r *http.Request) { s.reload(w, r, cfg.Reload) })
 		mux.HandleFunc("POST "+ordersPath, func(w http.ResponseWriter, r *http.Request) { s.order(w, r, cfg.Order) })
 		mux.HandleFunc("GET "+tracePath, func(w http.ResponseWriter, r *http.Request) { s.trace(w, r, cfg.Trace) })
+		mux.HandleFunc("POST "+capturePath, func(w http.ResponseWriter, r *http.Request) { s.capture(w, r, cfg) })
 		s.add(l, mux)
 	}
 	return s, nil

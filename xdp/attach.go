@@ -73,7 +73,7 @@ func (d *Dataplane) attachPort(p *port) error {
 		return err
 	}
 	l, mode, err := attach(p.name, d.mode, func(mode Mode) (link.Link, error) {
-		return link.AttachXDP(link.XDPOptions{Program: p.instance.Balance, Interface: p.ifindex, Flags: xdpFlags(mode)})
+		return link.AttachXDP(link.XDPOptions{Program: p.instance.program, Interface: p.ifindex, Flags: xdpFlags(mode)})
 	}, func(err error) {
 		d.log.Warn("native mode refused, generic mode used: slower", "interface", p.name, "err", err)
 	})
@@ -175,7 +175,7 @@ func (p *port) update() error {
 	if p.link == nil || p.held || p.check() != nil {
 		return nil
 	}
-	return p.link.Update(p.instance.Balance)
+	return p.link.Update(p.instance.program)
 }
 
 // detach takes the program off, unless it is pinned and to be kept.

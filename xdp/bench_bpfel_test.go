@@ -215,11 +215,13 @@ type benchSourceKey struct {
 
 type benchTrace struct {
 	_       structs.HostLayout
-	Verdict uint32
+	Verdict benchVerdict
 	Service uint32
 	Slot    uint32
 	Backend uint32
 	Hash    uint64
+	Egress  uint32
+	Pad     uint32
 }
 
 type benchVerdict uint32
@@ -289,6 +291,7 @@ const (
 	benchMapServices        = "services"
 	benchMapSlots           = "slots"
 	benchMapSources         = "sources"
+	benchMapTraces          = "traces"
 	benchMapVerdicts        = "verdicts"
 	benchMapVipPrefixes     = "vip_prefixes"
 	benchMapVips            = "vips"
@@ -299,7 +302,6 @@ const (
 	benchProgSink           = "sink"
 	benchVarBench           = "bench"
 	benchVarFloorOnly       = "floor_only"
-	benchVarLast            = "last"
 	benchVarSelf            = "self"
 	benchVarTraced          = "traced"
 )
@@ -373,6 +375,7 @@ type benchMapSpecs struct {
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Traces          *ebpf.MapSpec `ebpf:"traces"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -384,7 +387,6 @@ type benchMapSpecs struct {
 type benchVariableSpecs struct {
 	Bench     *ebpf.VariableSpec `ebpf:"bench"`
 	FloorOnly *ebpf.VariableSpec `ebpf:"floor_only"`
-	Last      *ebpf.VariableSpec `ebpf:"last"`
 	Self      *ebpf.VariableSpec `ebpf:"self"`
 	Traced    *ebpf.VariableSpec `ebpf:"traced"`
 }
@@ -425,6 +427,7 @@ type benchMaps struct {
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Traces          *ebpf.Map `ebpf:"traces"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -448,6 +451,7 @@ func (m *benchMaps) Close() error {
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Traces,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
@@ -460,7 +464,6 @@ func (m *benchMaps) Close() error {
 type benchVariables struct {
 	Bench     *ebpf.Variable `ebpf:"bench"`
 	FloorOnly *ebpf.Variable `ebpf:"floor_only"`
-	Last      *ebpf.Variable `ebpf:"last"`
 	Self      *ebpf.Variable `ebpf:"self"`
 	Traced    *ebpf.Variable `ebpf:"traced"`
 }

@@ -214,11 +214,13 @@ type bpfTable struct {
 
 type bpfTrace struct {
 	_       structs.HostLayout
-	Verdict uint32
+	Verdict bpfVerdict
 	Service uint32
 	Slot    uint32
 	Backend uint32
 	Hash    uint64
+	Egress  uint32
+	Pad     uint32
 }
 
 type bpfVerdict uint32
@@ -289,11 +291,11 @@ const (
 	bpfMapServices        = "services"
 	bpfMapSlots           = "slots"
 	bpfMapSources         = "sources"
+	bpfMapTraces          = "traces"
 	bpfMapVerdicts        = "verdicts"
 	bpfMapVipPrefixes     = "vip_prefixes"
 	bpfMapVips            = "vips"
 	bpfProgBalance        = "balance"
-	bpfVarLast            = "last"
 	bpfVarSelf            = "self"
 	bpfVarTraced          = "traced"
 )
@@ -362,6 +364,7 @@ type bpfMapSpecs struct {
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Traces          *ebpf.MapSpec `ebpf:"traces"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -371,7 +374,6 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	Last   *ebpf.VariableSpec `ebpf:"last"`
 	Self   *ebpf.VariableSpec `ebpf:"self"`
 	Traced *ebpf.VariableSpec `ebpf:"traced"`
 }
@@ -411,6 +413,7 @@ type bpfMaps struct {
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Traces          *ebpf.Map `ebpf:"traces"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -433,6 +436,7 @@ func (m *bpfMaps) Close() error {
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Traces,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
@@ -443,7 +447,6 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	Last   *ebpf.Variable `ebpf:"last"`
 	Self   *ebpf.Variable `ebpf:"self"`
 	Traced *ebpf.Variable `ebpf:"traced"`
 }

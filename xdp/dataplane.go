@@ -75,6 +75,7 @@ type Dataplane struct {
 	probes     *probes
 	warned     bool // of encapsulation in generic mode
 	denied     map[netip.Prefix]bool
+	capturing  *capture // nil: nobody captures
 
 	denying sync.Mutex // one Deny at a time; taken before mu
 
@@ -173,6 +174,9 @@ func (d *Dataplane) load(interfaces []string, pin string) error {
 // asked stands for the first; without interfaces for the loopback device, whose
 // MAC address is all zeros.
 func (d *Dataplane) place() error {
+	if err := d.aim(); err != nil {
+		return err
+	}
 	asked := port{ifindex: 1}
 	d.hops.interfaces = nil
 	for i, p := range d.ports {
@@ -359,11 +363,7 @@ func (d *Dataplane) grow(pages, entries uint32) (err error) {
 	if err != nil {
 		return explainLoad(fmt.Errorf("make bigger maps: %w", err))
 	}
-	spec := d.spec.Copy()
-	for name, m := range s.maps {
-		spec.Maps[name].MaxEntries = m.MaxEntries()
-	}
-	replaced, err := d.replace(spec, s)
+	replaced, err := d.replace(s)
 	if err != nil {
 		return errors.Join(err, s.close())
 	}
@@ -379,7 +379,7 @@ func (d *Dataplane) grow(pages, entries uint32) (err error) {
 		errs = append(errs, i.Close())
 	}
 	errs = append(errs, old.close())
-	d.spec, d.store = spec, s
+	d.store = s
 	d.pages.grow(pages)
 	d.entries.grow(entries)
 	d.attached.Lock()
@@ -391,7 +391,7 @@ func (d *Dataplane) grow(pages, entries uint32) (err error) {
 
 // replace puts the program, loaded over s, in the place of every instance, and
 // gives the old instances. On failure all is as it was.
-func (d *Dataplane) replace(spec *ebpf.CollectionSpec, s *store) (replaced []*instance, err error) {
+func (d *Dataplane) replace(s *store) (replaced []*instance, err error) {
 	d.attached.Lock()
 	defer d.attached.Unlock()
 	var fresh []*instance
@@ -411,8 +411,14 @@ func (d *Dataplane) replace(spec *ebpf.CollectionSpec, s *store) (replaced []*in
 		instances = append(instances, &d.asked)
 	}
 	d.asking.Unlock() // it goes from none to one under mu alone
-	for _, old := range instances {
-		i, err := newInstance(spec, s, old == &d.asked)
+	for n := range instances {
+		var i *instance
+		switch asked := n == len(d.ports); {
+		case d.capturing != nil && !asked:
+			i, err = d.capturing.newInstance(s, n)
+		default:
+			i, err = newInstance(d.spec, s, asked)
+		}
 		if err != nil {
 			return nil, explainLoad(fmt.Errorf("load the program anew: %w", err))
 		}

@@ -16,6 +16,9 @@
 // place is filled, the word is turned, and what went out of use rests for a
 // while before it is used again, as a packet may be on its way through it.
 //
+// While packets are captured the program is one that calls this one and hands
+// over what it sees (bpf/capture.bpf.c); otherwise there is nothing of that in it.
+//
 // Package xdp decides nothing about services, backends or their health: it is
 // handed whole tables. All calls of one Dataplane belong in one network
 // namespace, that of the interfaces.

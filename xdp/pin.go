@@ -286,7 +286,7 @@ func (p *pins) pinObjects(s *store, ports []*port) error {
 		}
 	}
 	for _, port := range ports {
-		if err := port.instance.Balance.Pin(filepath.Join(dir, programsDir, pinName(port.name))); err != nil {
+		if err := port.instance.program.Pin(filepath.Join(dir, programsDir, pinName(port.name))); err != nil {
 			return fmt.Errorf("pin the program of %s: %w", port.name, err)
 		}
 	}

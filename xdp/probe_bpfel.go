@@ -39,6 +39,7 @@ const (
 	probeMapServices        = "services"
 	probeMapSlots           = "slots"
 	probeMapSources         = "sources"
+	probeMapTraces          = "traces"
 	probeMapVerdicts        = "verdicts"
 	probeMapVipPrefixes     = "vip_prefixes"
 	probeMapVips            = "vips"
@@ -47,7 +48,6 @@ const (
 	probeProgTakeAnswer     = "take_answer"
 	probeVarDeviceIfindex   = "device_ifindex"
 	probeVarDeviceMac       = "device_mac"
-	probeVarLast            = "last"
 	probeVarSelf            = "self"
 	probeVarTraced          = "traced"
 )
@@ -119,6 +119,7 @@ type probeMapSpecs struct {
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Traces          *ebpf.MapSpec `ebpf:"traces"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -130,7 +131,6 @@ type probeMapSpecs struct {
 type probeVariableSpecs struct {
 	DeviceIfindex *ebpf.VariableSpec `ebpf:"device_ifindex"`
 	DeviceMac     *ebpf.VariableSpec `ebpf:"device_mac"`
-	Last          *ebpf.VariableSpec `ebpf:"last"`
 	Self          *ebpf.VariableSpec `ebpf:"self"`
 	Traced        *ebpf.VariableSpec `ebpf:"traced"`
 }
@@ -171,6 +171,7 @@ type probeMaps struct {
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Traces          *ebpf.Map `ebpf:"traces"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -194,6 +195,7 @@ func (m *probeMaps) Close() error {
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Traces,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
@@ -206,7 +208,6 @@ func (m *probeMaps) Close() error {
 type probeVariables struct {
 	DeviceIfindex *ebpf.Variable `ebpf:"device_ifindex"`
 	DeviceMac     *ebpf.Variable `ebpf:"device_mac"`
-	Last          *ebpf.Variable `ebpf:"last"`
 	Self          *ebpf.Variable `ebpf:"self"`
 	Traced        *ebpf.Variable `ebpf:"traced"`
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -117,24 +118,49 @@ func (s *store) close() error {
 }
 
 // instance is the program as loaded for one interface, or to be asked.
-type instance struct{ bpfObjects }
+type instance struct {
+	program *ebpf.Program
+	self    *ebpf.Variable
+	traces  *ebpf.Map
+	// Of an instance that captures; else nil.
+	grant, aim *ebpf.Variable
+}
 
 // newInstance loads the program over the store's maps.
 func newInstance(spec *ebpf.CollectionSpec, s *store, traced bool) (*instance, error) {
-	spec = spec.Copy()
-	if err := spec.Variables[bpfVarTraced].Set(traced); err != nil {
-		return nil, fmt.Errorf("set variable traced: %w", err)
+	var parts struct {
+		Program *ebpf.Program  `ebpf:"balance"`
+		Self    *ebpf.Variable `ebpf:"self"`
+		Traces  *ebpf.Map      `ebpf:"traces"`
 	}
-	i := new(instance)
-	if err := spec.LoadAndAssign(&i.bpfObjects, &ebpf.CollectionOptions{MapReplacements: s.maps}); err != nil {
+	if err := load(&parts, spec, s.maps, map[string]any{bpfVarTraced: traced}); err != nil {
 		return nil, err
 	}
-	return i, nil
+	return &instance{program: parts.Program, self: parts.Self, traces: parts.Traces}, nil
+}
+
+// load loads those parts of spec that are asked for, over maps that are there
+// and with constants set.
+func load(parts any, spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map, constants map[string]any) error {
+	spec = spec.Copy()
+	for name, m := range maps {
+		spec.Maps[name].MaxEntries = m.MaxEntries()
+	}
+	for name, value := range constants {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set variable %s: %w", name, err)
+		}
+	}
+	return spec.LoadAndAssign(parts, &ebpf.CollectionOptions{MapReplacements: maps})
+}
+
+func (i *instance) Close() error {
+	return errors.Join(i.program.Close(), i.traces.Close())
 }
 
 // sit tells the instance which interface it sits on.
 func (i *instance) sit(mac [6]byte, ifindex int) error {
-	return i.Self.Set(bpfPort{Mac: macBits(mac), Ifindex: uint32(ifindex)})
+	return i.self.Set(bpfPort{Mac: macBits(mac), Ifindex: uint32(ifindex)})
 }
 
 // answer is what an instance that is traced did with a frame.
@@ -146,12 +172,26 @@ type answer struct {
 
 // ask puts a frame through the instance.
 func (i *instance) ask(frame []byte) (a answer, err error) {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return answer{}, fmt.Errorf("count the CPUs: %w", err)
+	}
+	unasked := bpfTrace{Verdict: bpfVerdictVERDICT_MAX, Service: none, Slot: none, Backend: none}
+	traces := slices.Repeat([]bpfTrace{unasked}, cpus)
+	if err := i.traces.Put(uint32(0), traces); err != nil {
+		return answer{}, fmt.Errorf("clear the program's trace: %w", err)
+	}
 	run := ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256)}
-	if a.action, err = i.Balance.Run(&run); err != nil {
+	if a.action, err = i.program.Run(&run); err != nil {
 		return answer{}, fmt.Errorf("run the program on a frame of %d bytes: %w", len(frame), err)
 	}
-	if err := i.Last.Get(&a.trace); err != nil {
+	if err := i.traces.Lookup(uint32(0), &traces); err != nil {
 		return answer{}, fmt.Errorf("read the program's trace: %w", err)
+	}
+	for _, a.trace = range traces { // that of the CPU it ran on
+		if a.trace != unasked {
+			break
+		}
 	}
 	a.frame = run.DataOut
 	return a, nil

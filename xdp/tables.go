@@ -126,7 +126,10 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 	}
 	d.warnOfMergedSegments(tables)
 	d.fitProbes()
-	return d.blackhole.keep(directory.prefixes())
+	d.attached.Lock()
+	err = d.aim()
+	d.attached.Unlock()
+	return errors.Join(err, d.blackhole.keep(directory.prefixes()))
 }
 
 // warnOfMergedSegments tells once that generic mode and encapsulation go ill

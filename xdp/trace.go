@@ -56,7 +56,7 @@ func (d *Dataplane) Trace(protocol lb.Protocol, source, destination netip.AddrPo
 		return Trace{}, fmt.Errorf("trace %s with a connection ID: QUIC is spoken over udp", protocol)
 	}
 	if d.TakingOver() {
-		return Trace{}, errors.New("trace: the program of the process before still forwards, by its own tables: ask again in some seconds")
+		return Trace{}, fmt.Errorf("trace: %w", errTakingOver)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -102,14 +102,7 @@ func newTracer(spec *ebpf.CollectionSpec, s *store) (*instance, error) {
 			m.MaxEntries = 1
 		}
 	}
-	i, err := newInstance(spec, &store{maps: tables}, true)
-	if err != nil {
-		return nil, err
-	}
-	if err := i.Last.Set(bpfTrace{Service: none, Slot: none, Backend: none}); err != nil {
-		return nil, errors.Join(err, i.Close())
-	}
-	return i, nil
+	return newInstance(spec, &store{maps: tables}, true)
 }
 
 // firstPort is where packets that are asked about come in.

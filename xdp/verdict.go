@@ -1,6 +1,10 @@
 package xdp
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Verdict is how a packet ended.
 type Verdict uint32
@@ -62,6 +66,31 @@ var verdictNames = [...]string{
 }
 
 var _ [len(verdictNames)]struct{} = [bpfVerdictVERDICT_MAX]struct{}{} // one name per verdict
+
+// ParseVerdict is the verdict of that name.
+func ParseVerdict(name string) (Verdict, error) {
+	i := slices.Index(verdictNames[:], name)
+	if i < 0 {
+		return 0, fmt.Errorf("verdict %q is unknown: use one of %s", name, strings.Join(verdictNames[:], ", "))
+	}
+	return Verdict(i), nil
+}
+
+// Drops are the verdicts by which packets for a VIP are dropped.
+func Drops() []Verdict {
+	var drops []Verdict
+	for v := Verdict(bpfVerdictVERDICT_FIRST_DROP); int(v) < len(verdictNames); v++ {
+		drops = append(drops, v)
+	}
+	return drops
+}
+
+// mayChange says whether a frame may be another after the verdict than it was
+// before: what passes is not touched, nor what is dropped, but where making
+// room failed midway.
+func (v Verdict) mayChange() bool {
+	return v < OtherMAC || v == NoRoom || v == TooBig
+}
 
 func (v Verdict) String() string {
 	if int(v) < len(verdictNames) {

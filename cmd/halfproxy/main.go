@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(runCommand(), backendCommand(), checkCommand(), statusCommand(), traceCommand(), drainCommand(), failCommand(), weightCommand(), doctorCommand(), labCommand(), labRouterCommand(), bfdCommand())
+	root.AddCommand(runCommand(), backendCommand(), checkCommand(), statusCommand(), traceCommand(), captureCommand(), drainCommand(), failCommand(), weightCommand(), doctorCommand(), labCommand(), labRouterCommand(), bfdCommand())
 
 	err := root.ExecuteContext(ctx)
 	switch {

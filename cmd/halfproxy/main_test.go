@@ -55,6 +55,20 @@ func TestExitCodesTellUsageFromFailure(t *testing.T) {
 		{"weight backend web1 --undo --socket " + missing, exitNo, missing},
 		{"fail service web", exitUsage, `unknown command "service"`},
 		{"drain node lb1 --socket " + missing, exitNo, missing},
+		{"capture surplus", exitUsage, `unknown command "surplus"`},
+		{"capture --verdict lost", exitUsage, `--verdict: verdict "lost" is unknown: use one of forwarded, answered_echo`},
+		{"capture --dropped --verdict not_vip", exitUsage, "--dropped and --verdict do not go together"},
+		{"capture --host web", exitUsage, `--host "web" is no address and no prefix`},
+		{"capture --host ::ffff:192.0.2.1", exitUsage, "no address and no prefix"},
+		{"capture --host fe80::1%eth0", exitUsage, "no address and no prefix"},
+		{"capture --host 192.0.2.0/33", exitUsage, "no address and no prefix"},
+		{"capture --direction up", exitUsage, `--direction "up" is unknown: use in, out or both`},
+		{"capture --sample 0", exitUsage, "--sample 0 would be none"},
+		{"capture --snaplen 0", exitUsage, "--snaplen 0 is out of range: use 1 to 16384"},
+		{"capture --snaplen 16385", exitUsage, "out of range"},
+		{"capture --rate 9", exitUsage, "--rate 9 is too low: use 10 or more"},
+		{"capture --duration -1s", exitUsage, "--duration -1s makes no sense"},
+		{"capture --socket " + missing, exitNo, missing},
 		{"lab --forward pigeon", exitNo, `--forward "pigeon" is unknown: use one of [l2 ipip gre gue]`},
 		{"lab --router carp", exitNo, `router "carp" is unknown`},
 	} {
@@ -66,6 +80,20 @@ func TestExitCodesTellUsageFromFailure(t *testing.T) {
 		if code != tt.code || !strings.Contains(says, tt.says) {
 			t.Errorf("halfproxy %s: got code %d, %q, want %d and %q", tt.args, code, says, tt.code, tt.says)
 		}
+	}
+}
+
+func TestACaptureIsNotWrittenToATerminal(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer terminal.Close()
+	t.Setenv("NO_COLOR", "1") // has nothing to do with it
+	var stderr bytes.Buffer
+	code := run(t.Context(), []string{"capture", "--socket", filepath.Join(t.TempDir(), "missing")}, terminal, &stderr)
+	if want := "a capture is no text for a terminal: name a file with -w FILE, or pipe it"; code != exitUsage || !strings.Contains(stderr.String(), want) {
+		t.Errorf("got code %d, %q, want %d and %q", code, stderr.String(), exitUsage, want)
 	}
 }
 

@@ -72,7 +72,7 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	}()
 	n.admin, err = admin.New(admin.Config{
 		Listen: cfg.HTTP.Listen, Socket: cfg.Admin.Socket,
-		Status: n.status, Health: n.unhealthy, Ready: n.unready, Trace: n.trace, Reload: n.reload,
+		Status: n.status, Health: n.unhealthy, Ready: n.unready, Trace: n.trace, Capture: n.capture, Reload: n.reload,
 		Order:    func(ctx context.Context, o lb.Order) error { return n.control.Order(ctx, o) },
 		Gatherer: registry, Log: log,
 	})

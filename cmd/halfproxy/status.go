@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -27,7 +28,7 @@ func statusCommand() *cobra.Command {
 			if asJSON {
 				return status.WriteJSON(out)
 			}
-			return status.WriteText(out, out == os.Stdout && isTerminal(os.Stdout))
+			return status.WriteText(out, inColour(out))
 		},
 	}
 	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "admin socket `PATH` of the node")
@@ -35,7 +36,13 @@ func statusCommand() *cobra.Command {
 	return cmd
 }
 
-func isTerminal(f *os.File) bool {
+func inColour(out io.Writer) bool { return isTerminal(out) && os.Getenv("NO_COLOR") == "" }
+
+func isTerminal(out io.Writer) bool {
+	f, file := out.(*os.File)
+	if !file {
+		return false
+	}
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil && os.Getenv("NO_COLOR") == ""
+	return err == nil
 }

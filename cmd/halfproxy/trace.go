@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -48,7 +47,7 @@ it goes to the backend whose server ID the connection ID holds, wherever it is f
 			if asJSON {
 				err = trace.WriteJSON(out)
 			} else {
-				err = trace.WriteText(out, out == os.Stdout && isTerminal(os.Stdout))
+				err = trace.WriteText(out, inColour(out))
 			}
 			if err == nil && !trace.Forwarded {
 				err = errors.New(trace.Why)
@@ -78,7 +77,9 @@ func (n *node) trace(f admin.Flow) (admin.Trace, error) {
 		out.Why += portsOf(services, f)
 		return out, nil
 	}
-	out.Hash, out.Hashed = fmt.Sprintf("0x%016x", t.Hash), t.Hashed.Names()
+	if t.Hash != 0 { // else it came to its end before
+		out.Hash, out.Hashed = fmt.Sprintf("0x%016x", t.Hash), t.Hashed.Names()
+	}
 	if t.Slots > 0 {
 		out.Table = &admin.TraceTable{Size: t.Slots, Slot: t.Slot, Current: t.Backend}
 	}

@@ -73,6 +73,21 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 	return VERDICT_FORWARDED;
 }
 
+static __always_inline struct trace *kept_trace(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&traces, &zero);
+}
+
+static __always_inline void note_slot(__u32 slot)
+{
+	struct trace *trace = kept_trace();
+
+	if (trace)
+		trace->slot = slot;
+}
+
 static __always_inline enum verdict choose(struct xdp_md *ctx, const struct packet *packet,
 					   enum verdict parsed, const struct finding *finding,
 					   struct target *to)
@@ -112,10 +127,6 @@ static __always_inline enum verdict choose(struct xdp_md *ctx, const struct pack
 				     packet->ports);
 	else
 		to->hash = field_hash(key, packet, fields);
-	if (traced) {
-		last.service = to->service;
-		last.hash = to->hash;
-	}
 	if (unlikely(active & QUIC) && choose_by_server_id(ctx, packet, finding, active, to))
 		goto chosen;
 	if (!table->size)
@@ -128,11 +139,8 @@ static __always_inline enum verdict choose(struct xdp_md *ctx, const struct pack
 		return VERDICT_DROP_NO_BACKEND;
 	to->backend = table->backends + page->slots[slot % SLOTS_PER_PAGE].current;
 	if (traced)
-		last.slot = slot;
+		note_slot(slot);
 chosen:
-	if (traced)
-		last.backend = to->backend;
-
 	backend = bpf_map_lookup_elem(&backends, &to->backend);
 	if (!backend)
 		return VERDICT_DROP_NO_BACKEND;
@@ -162,13 +170,27 @@ static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet
 	return send_l2(ctx, packet, to);
 }
 
+static __always_inline void note_end(enum verdict verdict, const struct target *to)
+{
+	struct trace *trace = kept_trace();
+
+	if (!trace)
+		return;
+	trace->verdict = verdict;
+	trace->service = to->service;
+	trace->backend = to->backend;
+	trace->hash = to->hash;
+	if (verdict == VERDICT_FORWARDED)
+		trace->egress = to->path->ifindex;
+}
+
 /* The one end of all packets. kept: the frame leaves with the tags that it came with. */
 static __always_inline int conclude(enum verdict verdict, __u64 frame, const struct packet *packet,
 				    const struct target *to, bool kept)
 {
 	count(&verdicts, verdict, frame, packet->syn);
 	if (traced)
-		last.verdict = verdict;
+		note_end(verdict, to);
 	if (verdict >= VERDICT_FIRST_DROP)
 		return XDP_DROP;
 	if (verdict == VERDICT_ANSWERED_ECHO || verdict == VERDICT_ANSWERED_TOO_BIG)
@@ -200,6 +222,7 @@ static __noinline int look_closer(struct xdp_md *ctx, bool again)
 	look = bpf_map_lookup_elem(&looks, &zero);
 	if (!look)
 		return XDP_ABORTED;
+	to.service = to.backend = NOT_REACHED;
 	*look = (struct look){ .finding.again = again };
 	verdict = parse_closer(ctx, look);
 	if (verdict == VERDICT_FORWARDED || verdict >= VERDICT_FIRST_DROP)
@@ -236,6 +259,7 @@ int balance(struct xdp_md *ctx)
 	struct target to = {};
 	enum verdict verdict;
 
+	to.service = to.backend = NOT_REACHED;
 	/*
 	 * The verdict stays in a register, a constant on every path: kept in memory,
 	 * 5.10's verifier loses it, and with it that a packet forwarded has a path.

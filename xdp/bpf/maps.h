@@ -151,7 +151,13 @@ struct {
 /* Each interface has an instance of the program, and each instance its own of these. */
 volatile const bool traced; /* an instance that keeps a trace */
 struct port self;
-struct trace last;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct trace);
+} traces SEC(".maps");
 
 static __always_inline void count(void *map, __u32 index, __u64 bytes, bool syn)
 {

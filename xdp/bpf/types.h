@@ -242,13 +242,16 @@ struct port {
 	__u32 pad;
 };
 
-/* What an instance that is asked (and sits nowhere) did with its last packet. */
+/* What a traced instance did with the last packet of a CPU. */
+#define NOT_REACHED 0xffffffff /* what the packet did not come to */
 struct trace {
 	enum verdict verdict;
 	__u32 service;
 	__u32 slot;
 	__u32 backend;
 	__u64 hash;
+	__u32 egress; /* interface that it was redirected to */
+	__u32 pad;
 };
 
 #endif
