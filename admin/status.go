@@ -67,16 +67,24 @@ type Member struct {
 
 // Service is a service as this node serves it.
 type Service struct {
-	Name         string        `json:"name"`
-	VIPs         List[lb.VIP]  `json:"vips"`
-	Ports        List[string]  `json:"ports"` // tcp/80
-	Forward      string        `json:"forward"`
-	Announced    bool          `json:"announced"` // all of its VIPs are
-	Reason       string        `json:"reason"`    // why, or why not
-	Panic        string        `json:"panic"`     // why health is ignored and all backends are used; empty: it is not
-	TableDigest  string        `json:"table_digest"`
-	TableDiffers List[string]  `json:"table_differs"` // members with another table for a while
-	Backends     List[Backend] `json:"backends"`
+	Name         string         `json:"name"`
+	VIPs         List[lb.VIP]   `json:"vips"`
+	Ports        List[string]   `json:"ports"` // tcp/80
+	Forward      string         `json:"forward"`
+	Announced    bool           `json:"announced"` // all of its VIPs are
+	Reason       string         `json:"reason"`    // why, or why not
+	HeldBack     List[HeldBack] `json:"held_back"` // VIPs that are not, or are about to be withdrawn
+	Panic        string         `json:"panic"`     // why health is ignored and all backends are used; empty: it is not
+	TableDigest  string         `json:"table_digest"`
+	TableDiffers List[string]   `json:"table_differs"` // members with another table for a while
+	Backends     List[Backend]  `json:"backends"`
+}
+
+// HeldBack is why a VIP is not announced.
+type HeldBack struct {
+	VIP    lb.VIP `json:"vip"`
+	Cause  string `json:"cause"` // in a word
+	Reason string `json:"reason"`
 }
 
 // Backend is a backend of one service. State is the cluster's verdict, the

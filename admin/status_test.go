@@ -78,7 +78,8 @@ func troubled() admin.Status {
 			},
 			{
 				Name: "dns", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.53"), lb.MustParseVIP("203.0.113.64/28")}, Ports: []string{"udp/53"}, Forward: "ipip",
-				Reason: "0 of 1 backends up, 1 needed",
+				Reason:   "0 of 1 backends up, 1 needed",
+				HeldBack: []admin.HeldBack{{VIP: lb.MustParseVIP("203.0.113.53"), Cause: "no_backend", Reason: `service "mail": no backend is up`}},
 				Backends: []admin.Backend{
 					{Name: "ns1", Address: ip("10.9.0.11"), Weight: 100, WeightNow: 100, State: "unknown", LastError: "dial tcp 10.9.0.11:53: connect: connection refused"},
 				},

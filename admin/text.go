@@ -98,6 +98,11 @@ func (p *printer) services(services []Service) {
 		if s.Panic != "" {
 			p.field("panic", red, "health is ignored and all backends are used: "+s.Panic)
 		}
+		for _, h := range s.HeldBack {
+			if !strings.HasSuffix(h.Reason, s.Reason) { // it says more
+				p.field("held back", red, joined(": ", h.VIP.String(), h.Reason))
+			}
+		}
 		p.field("vips", plain, strings.Join(texts(s.VIPs), ", "))
 		p.field("ports", plain, strings.Join(s.Ports, ", "))
 		p.field("forward", plain, s.Forward)

@@ -181,9 +181,10 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd.interval "5ms" is out of range: give a duration from 10ms to 1m0s`},
 		{"BFD that no packet may miss", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {multiplier: 0}",
 			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd.multiplier 0 is out of range: give a number from 1 to 255`},
-		{"graceful ways without end", "  router_id: 10.0.1.1", "  router_id: 10.0.1.1\n  graceful_restart: 2h\n  graceful_shutdown: 1h",
+		{"graceful ways without end", "  router_id: 10.0.1.1", "  router_id: 10.0.1.1\n  graceful_restart: 2h\n  graceful_shutdown: 1h\n  hold_up: 2m",
 			`halfproxy.yaml:20: bgp.graceful_restart "2h" is out of range: give a duration from 0s to 1h8m15s` + "\n" +
-				`halfproxy.yaml:21: bgp.graceful_shutdown "1h" is out of range: give a duration from 0s to 10m0s`},
+				`halfproxy.yaml:21: bgp.graceful_shutdown "1h" is out of range: give a duration from 0s to 10m0s` + "\n" +
+				`halfproxy.yaml:22: bgp.hold_up "2m" is out of range: give a duration from 0s to 1m0s`},
 		{"a restart time that BGP cannot count", "  router_id: 10.0.1.1", "  router_id: 10.0.1.1\n  graceful_restart: 1500ms",
 			`halfproxy.yaml:20: bgp.graceful_restart "1500ms" is not in whole seconds, which is all that BGP can count: round it`},
 		{"a stop that waits for nothing", "xdp_mode: auto", "linger: 0s",

@@ -22,6 +22,7 @@ func (c *checker) bgp(s bgpSection) BGP {
 	bgp.Communities, _ = entries(c.report, s.Communities, parseCommunity)
 
 	bgp.GracefulRestart, _ = want(c.report, s.GracefulRestart, 30*time.Second, wholeSeconds(0, 4095*time.Second)) // 12 bits
+	bgp.HoldUp, _ = want(c.report, s.HoldUp, time.Second, lasting(0, time.Minute))
 	bgp.GracefulShutdown, _ = want(c.report, s.GracefulShutdown, 2*time.Second, lasting(0, 10*time.Minute))
 
 	some(c.report, s.Peers, "list the routers, or leave bgp out to announce nothing")

@@ -67,6 +67,7 @@ type BGP struct {
 	Peers       []Peer
 
 	GracefulRestart  time.Duration // how long routers keep our routes while we restart, whole seconds; 0: not at all
+	HoldUp           time.Duration // how long a VIP that was withdrawn has to be able to be announced before it is
 	GracefulShutdown time.Duration // how long routes say that they will be withdrawn; 0: not at all
 }
 

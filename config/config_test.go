@@ -41,6 +41,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 			Communities:      []lb.Community{{A: 64512, B: 100}},
 			GracefulRestart:  30 * time.Second,
 			GracefulShutdown: 2 * time.Second,
+			HoldUp:           time.Second,
 			Peers: []Peer{
 				{
 					Address: netip.MustParseAddr("10.0.1.254"), ASN: 64500, TTLSecurity: true, IPv4: true, IPv6: true,
@@ -188,8 +189,8 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Services[0].Limit }, lb.Limit{Packets: 5, Burst: 7, Prefix4: 32, Prefix6: 56}},
 		{"BFD by its defaults", "      ttl_security: true            # GTSM, RFC 5082", "      bfd: {}",
 			func(c Config) any { return c.BGP.Peers[0].BFD }, BFD{300 * time.Millisecond, 3}},
-		{"neither graceful restart nor graceful shutdown", "  router_id: 10.0.1.1", "  router_id: 10.0.1.1\n  graceful_restart: 0s\n  graceful_shutdown: 0s",
-			func(c Config) any { return []time.Duration{c.BGP.GracefulRestart, c.BGP.GracefulShutdown} }, []time.Duration{0, 0}},
+		{"neither graceful restart nor graceful shutdown nor damping", "  router_id: 10.0.1.1", "  router_id: 10.0.1.1\n  graceful_restart: 0s\n  graceful_shutdown: 0s\n  hold_up: 0s",
+			func(c Config) any { return c.BGP.GracefulRestart + c.BGP.GracefulShutdown + c.BGP.HoldUp }, time.Duration(0)},
 		{"a longer stop", "xdp_mode: auto", "linger: 2m",
 			func(c Config) any { return c.Node.Linger }, 2 * time.Minute},
 		{"a peer's attributes", "      ttl_security: true ", "      communities: [no-export]\n      med: 0\n      prepend: 2 ",

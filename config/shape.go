@@ -49,6 +49,7 @@ type bgpSection struct {
 	Peers       list[peerEntry] `yaml:"peers"`       // required: the routers
 
 	GracefulRestart  value `yaml:"graceful_restart"`  // how long routers keep our routes while the node restarts (RFC 4724), whole seconds; 0s: not at all; default: 30s
+	HoldUp           value `yaml:"hold_up"`           // how long a VIP that was withdrawn for a fault has to be able to be announced before it is, up to 1m; it doubles with each time; default: 1s
 	GracefulShutdown value `yaml:"graceful_shutdown"` // how long routes that are to be withdrawn say so first (RFC 8326), up to 10m; 0s: not at all; default: 2s
 }
 

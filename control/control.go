@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -71,6 +70,9 @@ type Config struct {
 	// PartitionHold is how long verdicts stay as they were when fewer than a majority
 	// is in sight. After it those in sight decide.
 	PartitionHold time.Duration
+	// HoldUp is how long a VIP whose route was withdrawn for a fault has to be able to be
+	// announced before it is. It doubles with every such withdrawal soon after another.
+	HoldUp time.Duration
 	// GracefulShutdown is how long the routes of a drain say that they will be
 	// withdrawn (RFC 8326).
 	GracefulShutdown time.Duration
@@ -115,9 +117,10 @@ type outcome struct {
 	routes    []lb.Route                 // announced, sorted by prefix
 	told      bool                       // the announcer took routes
 	leaving   map[netip.Prefix]time.Time // since when routes say that they will be withdrawn
-	tables    map[string]lb.Digest       // by service, as the data plane has them
-	failure   string                     // what kept the last step from being applied
-	blind     bool                       // this node withdrew its routes for it
+	strained  map[netip.Prefix]strain
+	tables    map[string]lb.Digest // by service, as the data plane has them
+	failure   string               // what kept the last step from being applied
+	blind     bool                 // this node withdrew its routes for it
 }
 
 // New gives a Controller that does nothing before Run.
@@ -125,6 +128,7 @@ func New(cfg Config) *Controller {
 	c := &Controller{
 		Config: cfg,
 		woken:  make(chan struct{}, 1),
+		done:   outcome{strained: make(map[netip.Prefix]strain)},
 		orders: make(book),
 		jury:   jury{size: cfg.Size, hold: cfg.PartitionHold},
 	}
@@ -264,21 +268,21 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	drained, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})
 	switch {
 	case attachErr != nil:
-		all.reason = attachErr.Error()
+		all = obstacle{causeDetached, attachErr.Error()}
 	case blind:
-		all.reason = "this node is blind: most backends are down for it that the others see up, so its own path to them is broken"
+		all = obstacle{causeBlind, "this node is blind: most backends are down for it that the others see up, so its own path to them is broken"}
 	case p.draining:
-		all = obstacle{"this node is draining: it stops", true}
+		all = obstacle{causeDrained, "this node is draining: it stops"}
 	case draining:
-		all = obstacle{"this node is draining: " + drained.String(), true}
+		all = obstacle{causeDrained, "this node is draining: " + drained.String()}
 	}
-	routes, reasons := announcement(decisions, all)
-	routes = c.retire(routes, now)
+	routes, why := announcement(decisions, all)
+	routes = c.damp(c.retire(routes, now), why, now)
 
 	changed, err = c.apply(ctx, decisions, routes)
 	if err != nil {
-		for name, reason := range reasons {
-			reasons[name] = cmp.Or(reason, err.Error())
+		for _, s := range p.services {
+			why.hold(s.Service, obstacle{causeNotApplied, err.Error()})
 		}
 	}
 	c.logFailure(err)
@@ -289,7 +293,7 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	report := c.report(p, observations, now)
 	c.Cluster.Publish(report)
 	differs := c.agreement.update(c.Log, report, others, now)
-	c.status.Store(c.newStatus(p, now, len(counting), found, reasons, differs))
+	c.status.Store(c.newStatus(p, now, len(counting), found, why, differs))
 	return changed, err
 }
 

@@ -87,9 +87,41 @@ type decision struct {
 
 // obstacle is why VIPs must not be announced; empty where they may.
 type obstacle struct {
+	cause  cause
 	reason string
-	// planned says that they can be for a while: packets find their backends still.
-	planned bool
+}
+
+// cause is a reason in one word, for metrics.
+type cause string
+
+// The causes there are. Where it is planned packets find their backends still, and
+// routes can be there for a while.
+const (
+	causeDetached   cause = "detached"
+	causeBlind      cause = "blind"
+	causeDrained    cause = "drained"
+	causeNoWeight   cause = "no_weight"
+	causeUnjudged   cause = "unjudged"
+	causeNoBackend  cause = "no_backend"
+	causeMinHealthy cause = "min_healthy"
+	causeDamped     cause = "damped"
+	causeNotApplied cause = "not_applied"
+)
+
+// reasons are why VIPs are held back: by service, and by VIP.
+type reasons struct {
+	services map[string]string
+	vips     map[lb.VIP]obstacle
+}
+
+// hold notes an obstacle to what nothing else holds back.
+func (r reasons) hold(s lb.Service, o obstacle) {
+	r.services[s.Name] = cmp.Or(r.services[s.Name], o.reason)
+	for _, vip := range s.VIPs {
+		if r.vips[vip].reason == "" {
+			r.vips[vip] = o
+		}
+	}
 }
 
 // decide turns verdicts into a table and an answer whether the service can
@@ -158,17 +190,18 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 	}
 	switch need := s.MinHealthy.Of(inService); {
 	case inService == 0:
-		d.obstacle.reason = "every backend has weight 0 or is drained"
+		d.obstacle = obstacle{causeNoWeight, "every backend has weight 0 or is drained"}
 	case !d.judged:
 		// The other members may know more: until we do, our table is not theirs.
-		d.obstacle.reason = fmt.Sprintf("%d of %d backends are not judged yet", unknown, inService)
+		d.obstacle = obstacle{causeUnjudged, fmt.Sprintf("%d of %d backends are not judged yet", unknown, inService)}
 	case len(usable) == 0:
-		d.obstacle.reason = "no backend is up"
+		d.obstacle = obstacle{causeNoBackend, "no backend is up"}
 	case healthy < need && !panicking:
-		d.obstacle.reason = fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)
+		d.obstacle = obstacle{causeMinHealthy, fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)}
 	}
 	if orders.service.Action == lb.Drain {
-		d.obstacle = obstacle{orders.service.String(), d.obstacle.reason == ""}
+		d.obstacle.reason = orders.service.String()
+		d.obstacle.cause = cmp.Or(d.obstacle.cause, causeDrained)
 	}
 
 	d.table = lb.Table{Service: s.Service, Backends: usable, Alive: alive, HashKey: hashKey(secret, s.Name)}
@@ -219,42 +252,39 @@ func hashKey(secret []byte, service string) [16]byte {
 	return [16]byte(mac.Sum(nil)[:16])
 }
 
-// announcement gives the routes to announce, sorted, and for each service why
-// its VIPs are held back. A VIP that several services share is announced while
-// all of them can serve, and the service that cannot holds it back for all. Routes
-// that only what is planned holds back are among them, as being shut down.
-func announcement(decisions []decision, all obstacle) (routes []lb.Route, reasons map[string]string) {
-	reasons = make(map[string]string)
-	type holder struct {
-		service string
-		planned bool
-	}
-	heldBackBy := make(map[lb.VIP]holder)
+// announcement gives the routes to announce, sorted, and why VIPs are held back. A VIP
+// that several services share is announced while all of them can serve, and the service
+// that cannot holds it back for all. Routes that only what is planned holds back are
+// among them, as being shut down.
+func announcement(decisions []decision, all obstacle) (routes []lb.Route, why reasons) {
+	why = reasons{make(map[string]string), make(map[lb.VIP]obstacle)}
+	heldBackBy := make(map[lb.VIP]string)
 	for _, d := range decisions {
+		if all.reason != "" {
+			why.hold(d.service.Service, all)
+		}
 		if d.obstacle.reason == "" {
 			continue
 		}
+		why.services[d.service.Name] = cmp.Or(why.services[d.service.Name], d.obstacle.reason)
 		for _, vip := range d.service.VIPs {
-			if h, held := heldBackBy[vip]; !held || h.planned {
-				heldBackBy[vip] = holder{d.service.Name, d.obstacle.planned}
+			if o := why.vips[vip]; o.reason == "" || o.cause == causeDrained && d.obstacle.cause != causeDrained {
+				why.vips[vip] = obstacle{d.obstacle.cause, fmt.Sprintf("service %q: %s", d.service.Name, d.obstacle.reason)}
+				heldBackBy[vip] = d.service.Name
 			}
 		}
 	}
 	for _, d := range decisions {
-		reasons[d.service.Name] = cmp.Or(all.reason, d.obstacle.reason)
 		for _, vip := range d.service.VIPs {
-			h, held := heldBackBy[vip]
-			if held && reasons[d.service.Name] == "" {
-				reasons[d.service.Name] = fmt.Sprintf("%s is shared with service %q, which cannot serve", vip, h.service)
+			o := why.vips[vip]
+			if o.reason != "" && why.services[d.service.Name] == "" {
+				why.services[d.service.Name] = fmt.Sprintf("%s is shared with service %q, which cannot serve", vip, heldBackBy[vip])
 			}
-			if all.reason != "" && !all.planned || held && !h.planned {
-				continue
+			if o.reason == "" || o.cause == causeDrained {
+				routes = append(routes, lb.Route{Prefix: vip.Prefix, Announcement: d.service.Announce, Shutdown: o.reason != ""})
 			}
-			routes = append(routes, lb.Route{
-				Prefix: vip.Prefix, Announcement: d.service.Announce, Shutdown: held || all.reason != "",
-			})
 		}
 	}
 	slices.SortFunc(routes, func(a, b lb.Route) int { return a.Prefix.Compare(b.Prefix) })
-	return slices.CompactFunc(routes, func(a, b lb.Route) bool { return a.Prefix == b.Prefix }), reasons
+	return slices.CompactFunc(routes, func(a, b lb.Route) bool { return a.Prefix == b.Prefix }), why
 }

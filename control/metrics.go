@@ -15,6 +15,8 @@ var (
 		"Whether too few backends are healthy, so that health is ignored and all are used.", []string{"service"}, nil)
 	vipAnnouncedDesc = prometheus.NewDesc("halfproxy_vip_announced",
 		"Whether this node announces the VIP.", []string{"vip"}, nil)
+	vipHeldBackDesc = prometheus.NewDesc("halfproxy_vip_held_back",
+		"1 for each VIP that this node does not announce, or is about to withdraw, by why.", []string{"vip", "cause"}, nil)
 	tableMismatchDesc = prometheus.NewDesc("halfproxy_table_digest_mismatch",
 		"Members whose table of the service has differed from this node's for a while.", []string{"service"}, nil)
 	configMismatchDesc = prometheus.NewDesc("halfproxy_config_mismatch",
@@ -29,7 +31,7 @@ var (
 type collector struct{ c *Controller }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, panicDesc, vipAnnouncedDesc, tableMismatchDesc, configMismatchDesc, blindDesc, frozenDesc} {
+	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, panicDesc, vipAnnouncedDesc, vipHeldBackDesc, tableMismatchDesc, configMismatchDesc, blindDesc, frozenDesc} {
 		ch <- d
 	}
 }
@@ -52,6 +54,9 @@ func (m collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, vip := range st.SuppressedVIPs {
 		gauge(vipAnnouncedDesc, 0, vip.String())
+	}
+	for vip, h := range st.HeldBack {
+		gauge(vipHeldBackDesc, 1, vip.String(), h.Cause)
 	}
 	gauge(configMismatchDesc, float64(len(st.ConfigDiffers)))
 	gauge(blindDesc, float64(len(st.Blind)))

@@ -31,6 +31,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 //
 //	size N                          how many members there should be
 //	graceful shutdown D             of routes of a drain (first block only)
+//	hold up D                       of routes that were withdrawn (first block only)
 //	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D] [med=N]
 //	                                a backend has the same address in all services, in the same net
 //	remove NAME                     the service goes from the configuration
@@ -116,6 +117,7 @@ type world struct {
 	mu        sync.Mutex
 	size      int
 	shutdown  time.Duration
+	holdUp    time.Duration
 	services  []lb.Service
 	addresses map[string]netip.Addr // of backends, by net and name
 	members   map[string]*lb.Record
@@ -149,7 +151,7 @@ func (w *world) start(ctx context.Context) {
 	ctx, w.stop = context.WithCancel(ctx)
 	handler := slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: withoutTime})
 	w.control = New(Config{
-		Node: "lb1", Size: w.size, PartitionHold: partitionHold, GracefulShutdown: w.shutdown, Secret: []byte("secret"),
+		Node: "lb1", Size: w.size, PartitionHold: partitionHold, GracefulShutdown: w.shutdown, HoldUp: w.holdUp, Secret: []byte("secret"),
 		Dataplane: w, Announcer: w, Cluster: w, Checker: w, Log: slog.New(handler),
 		Orders: w.kept, KeepOrders: func(all []lb.Order) error { w.kept = all; return nil },
 	})
@@ -197,11 +199,9 @@ func (w *world) happen(line string) {
 			w.control.SetQuorum(w.size, partitionHold)
 		}
 	case words[0] == "graceful":
-		d, err := time.ParseDuration(words[2])
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		w.shutdown = d
+		w.shutdown = w.duration(words[2])
+	case words[0] == "hold":
+		w.holdUp = w.duration(words[2])
 	case words[0] == "service":
 		w.setService(words[1], words[2:])
 	case words[0] == "remove":
@@ -404,6 +404,14 @@ func (w *world) address(backend, net string) netip.Addr {
 		w.addresses[where] = netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}) // RFC 2544's, as there may be many
 	}
 	return w.addresses[where]
+}
+
+func (w *world) duration(s string) time.Duration {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return d
 }
 
 func (w *world) number(s string) int {

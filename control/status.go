@@ -19,9 +19,13 @@ type Status struct {
 	Blind          []string   // members whose observations are no votes: their own path is broken, sorted
 	Orders         []lb.Order // in force, by subject
 	Services       []ServiceStatus
-	AnnouncedVIPs  []lb.VIP // sorted
-	SuppressedVIPs []lb.VIP // configured but not announced, sorted
+	AnnouncedVIPs  []lb.VIP            // sorted
+	SuppressedVIPs []lb.VIP            // configured but not announced, sorted
+	HeldBack       map[lb.VIP]HeldBack // those that are not announced, or about to be withdrawn
 }
+
+// HeldBack is why a VIP is not announced.
+type HeldBack struct{ Cause, Reason string }
 
 // ServiceStatus is how one service stood.
 type ServiceStatus struct {
@@ -47,7 +51,7 @@ type BackendStatus struct {
 // WeightNow is the weight that it has in the table, where it is in it.
 func (b BackendStatus) WeightNow() int { return lb.Slowed(b.Weight, b.Ahead) }
 
-func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding, reasons map[string]string, differs differing) *Status {
+func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding, why reasons, differs differing) *Status {
 	_, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})
 	st := &Status{
 		Time:          now,
@@ -60,14 +64,19 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 		Orders:        c.orders.inForce(now),
 		Blind:         slices.Sorted(slices.Values(found.blind)),
 		AnnouncedVIPs: vips(c.done.routes),
+		HeldBack:      make(map[lb.VIP]HeldBack),
 	}
 	for _, s := range p.services {
 		decided := c.done.decisions[s.Name]
 		ss := ServiceStatus{
-			Service: s.Service, Announced: true, Reason: reasons[s.Name], Panic: decided.panic,
+			Service: s.Service, Announced: true, Reason: why.services[s.Name], Panic: decided.panic,
 			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends,
 		}
 		for _, vip := range s.VIPs {
+			if o := why.vips[vip]; o.reason != "" {
+				st.HeldBack[vip] = HeldBack{string(o.cause), o.reason}
+				ss.Reason = cmp.Or(ss.Reason, vip.String()+": "+o.reason)
+			}
 			if _, leaves := c.done.leaving[vip.Prefix]; leaves {
 				ss.Announced = false
 			} else if !announces(c.done.routes, vip.Prefix) {

@@ -48,6 +48,7 @@ bgp:
   router_id: {{.RouterID}}
   graceful_restart: {{.GracefulRestart}}
   graceful_shutdown: 500ms
+  hold_up: 0s
   peers:
     - {address: {{.Router}}, asn: {{.RouterASN}}, hold_time: {{.HoldTime}}{{if .BFD}}, bfd: {interval: {{.BFD}}, multiplier: 3}{{end}}}
 http:

@@ -91,8 +91,8 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 	n.checker = health.New(health.Config{DialVIP: n.dataplane.DialVIP, Log: log, Registerer: registry})
 	controls := control.Config{
 		Node: cfg.Node.Name, Size: cfg.Cluster.Size, PartitionHold: cfg.Cluster.PartitionHold,
-		GracefulShutdown: cfg.BGP.GracefulShutdown,
-		Dataplane:        n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,
+		HoldUp: cfg.BGP.HoldUp, GracefulShutdown: cfg.BGP.GracefulShutdown,
+		Dataplane: n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,
 		Log: log, Registerer: registry,
 	}
 	if stateDir != "" {

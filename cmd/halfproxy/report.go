@@ -53,6 +53,11 @@ func (n *node) status() admin.Status {
 		if service.Announced {
 			out.Reason = "all gates are open"
 		}
+		for _, vip := range service.VIPs {
+			if h, held := st.HeldBack[vip]; held {
+				out.HeldBack = append(out.HeldBack, admin.HeldBack{VIP: vip, Cause: h.Cause, Reason: h.Reason})
+			}
+		}
 		for _, p := range service.Ports {
 			out.Ports = append(out.Ports, p.String())
 		}
