@@ -256,6 +256,9 @@ func (d *Dataplane) enroll(t lb.Table) error {
 		d.services[s.name] = s
 	}
 	s.quic = t.Service.QUIC
+	if s.enrolled(t) {
+		return nil
+	}
 
 	wanted := make(map[string]netip.Addr, len(t.Backends))
 	for _, b := range slices.Concat(t.Service.Backends, t.Alive, t.Backends) {
@@ -292,6 +295,24 @@ func (d *Dataplane) enroll(t lb.Table) error {
 		}
 	}
 	return nil
+}
+
+// enrolled tells whether the service has the table's backends as they are, as of most
+// services it does when Apply is called.
+func (s *service) enrolled(t lb.Table) bool {
+	if len(s.members) != len(t.Service.Backends) {
+		return false
+	}
+	tunnel := tunnelOf(t.Service)
+	for _, list := range [...][]lb.Backend{t.Service.Backends, t.Alive, t.Backends} {
+		for _, b := range list {
+			m := s.members[b.Name]
+			if m == nil || m.address != b.Address || m.forward != t.Service.Forward || m.tunnel != tunnel {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // occupy makes a free entry b's: without a next hop until its way is written,
