@@ -41,9 +41,10 @@ $(GOLANGCI):
 	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	mv bin/tools/golangci-lint $@
 
-bench: ## tell how fast packets, tables and services go here, as ratios where they depend on the machine (root)
+bench: ## tell how fast packets, tables, services and checks go here, as ratios where they depend on the machine (root)
 	@uname -srm; nproc
 	go test -run '^$$' -bench Speed -benchtime 1x ./xdp
+	go test -run '^$$' -bench Checks -benchtime 1x ./health
 
 fuzz: ## fuzz everything that reads bytes or files, FUZZTIME (30s) each
 	scripts/fuzz $(FUZZTIME)

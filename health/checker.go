@@ -411,7 +411,7 @@ func (ch *change) log(log *slog.Logger, err error) {
 // firstDue is soon, but not at once: a node that starts, or a reload that adds
 // many targets, must not probe all in the same instant.
 func firstDue(now time.Time, check lb.Check) time.Time {
-	return now.Add(rand.N(min(check.Interval, time.Second)))
+	return onGrid(now.Add(grid + rand.N(max(min(check.Interval, time.Second)-grid, 1))))
 }
 
 // schedule sets the time of the probe after the one that starts now.
@@ -422,7 +422,7 @@ func (t *target) schedule(now time.Time) {
 	} else {
 		// The first probes lie within a second, the second ones anywhere in
 		// the interval: no part of it has more to do than another.
-		t.due = t.due.Add(rand.N(interval))
+		t.due = onGrid(t.due.Add(rand.N(interval)))
 		t.probed = true
 	}
 	// A machine that stood still catches up with none of the probes it missed.
@@ -430,6 +430,13 @@ func (t *target) schedule(now time.Time) {
 		t.due = t.due.Add((late/interval + 1) * interval)
 	}
 }
+
+// grid is what first probes are due at multiples of: it costs less to start several
+// at once than each by a timer of its own.
+const grid = 5 * time.Millisecond
+
+// onGrid gives the last such time before t.
+func onGrid(t time.Time) time.Time { return t.Add(-time.Duration(t.UnixNano()) % grid) }
 
 // queue is a heap of targets by due.
 type queue []*target

@@ -6,10 +6,12 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"reflect"
 	"runtime"
 	"slices"
@@ -358,8 +360,8 @@ func TestServicesThatAskTheSameShareAProbe(t *testing.T) {
 		time.Sleep(10*time.Second + time.Second/2)
 
 		probes := len(n.probes(web))
-		if probes < 9 || probes > 11 {
-			t.Errorf("probes in 10 s: got %d, want one a second for both", probes)
+		if probes < 10 || probes > 12 {
+			t.Errorf("probes in 10.5 s: got %d, want one a second for both, and one at first", probes)
 		}
 		if got := len(c.Observations()); got != 1 {
 			t.Errorf("observations: got %d, want 1", got)
@@ -550,6 +552,94 @@ func TestIdleTargetsCostNoGoroutine(t *testing.T) {
 			t.Errorf("goroutines with 10,000 idle targets: got %d, want the %d of before", after, before)
 		}
 	})
+}
+
+// TestProbesLeaveNothingBehind has real probes of all kinds of ends, and counts what
+// the process has before and after.
+func TestProbesLeaveNothingBehind(t *testing.T) {
+	has := func() (goroutines, files int) {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return runtime.NumGoroutine(), len(entries)
+	}
+	listen := func(handle func(net.Conn)) netip.AddrPort {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer conn.Close()
+					handle(conn)
+				}()
+			}
+		}()
+		return l.Addr().(*net.TCPAddr).AddrPort()
+	}
+	page := listen(func(conn net.Conn) {
+		conn.Read(make([]byte, 1<<10))
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		io.Copy(io.Discard, conn)
+	})
+	mute := listen(func(conn net.Conn) { io.Copy(io.Discard, conn) })
+	packets := servePackets(t, "127.0.0.1", func([]byte) []byte { return nil })
+	dns := lb.Check{Type: lb.CheckDNS, Query: "example.org.", RecordType: "A", Rcode: "NOERROR", Over: []lb.Protocol{lb.UDP, lb.TCP}}
+	var targets []lb.Target
+	for _, question := range []struct {
+		at    netip.AddrPort
+		check lb.Check
+	}{
+		{page, lb.Check{Type: lb.CheckTCP}},
+		{page, get(lb.Check{})}, {mute, get(lb.Check{})}, {closedPort(t), get(lb.Check{})}, {fullBacklog(t), get(lb.Check{})},
+		{page, get(lb.Check{HTTP2: true})}, {mute, get(lb.Check{HTTP2: true})},
+		{page, get(lb.Check{Type: lb.CheckHTTPS})}, {mute, get(lb.Check{Type: lb.CheckHTTPS})},
+		{page, lb.Check{Type: lb.CheckGRPC}}, {mute, lb.Check{Type: lb.CheckGRPC}}, {closedPort(t), lb.Check{Type: lb.CheckGRPC}},
+		{packets, dns}, {closedPacketPort(t), dns}, {packets, lb.Check{Type: lb.CheckUDP}},
+		{page, lb.Check{Type: lb.CheckExec, Command: []string{"/bin/sleep", "60"}}},
+	} {
+		check := question.check
+		check.Port, check.Interval, check.Timeout, check.Rise, check.Fall = question.at.Port(), 50*time.Millisecond, 40*time.Millisecond, 1, 1
+		targets = append(targets, lb.Target{Service: "web", Backend: fmt.Sprint("web", len(targets)), Address: question.at.Addr(), Check: check})
+	}
+
+	goroutines, files := has()
+	c := New(Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	c.SetTargets(targets)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if !slices.ContainsFunc(c.Observations(), func(o lb.Observation) bool { return o.State == lb.Unknown }) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("not every target was asked")
+		}
+	}
+	time.Sleep(time.Second)
+	c.SetTargets(nil)
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		g, f := has() // the servers' ends go by and by
+		if g <= goroutines && f <= files {
+			return
+		}
+		if time.Now().After(end) {
+			stacks := make([]byte, 1<<20)
+			t.Fatalf("got %d goroutines and %d files after all probes, want the %d and %d of before\n%s", g, f, goroutines, files, stacks[:runtime.Stack(stacks, true)])
+		}
+	}
 }
 
 func TestProbesUnderWayAreBounded(t *testing.T) {

@@ -26,10 +26,10 @@ func TestExecProbe(t *testing.T) {
 		{"what it says", []string{"/bin/sh", "-c", "echo no such table >&2; echo more; exit 1"}, "/bin/sh exits with 1: no such table"},
 		{"an end by a signal", []string{"/bin/sh", "-c", "kill -TERM $$"}, "/bin/sh: signal: terminated"},
 		{"no program", []string{"/nowhere/check"}, "start /nowhere/check: no such file or directory"},
-		{"no end", []string{"/bin/sh", "-c", "echo waiting; sleep 60"}, "/bin/sh not done within 300ms, killed: waiting"},
+		{"no end", []string{"/bin/sh", "-c", "echo waiting; sleep 60"}, "/bin/sh not done within 2s, killed: waiting"},
 		{"arguments as they are", []string{"/bin/sh", "-c", `[ "$1" = "a b" ] && [ "$2" = '$HOME' ]`, "sh", "a b", "$HOME"}, ""},
 		{"what it is told, and nothing of ours", []string{"/bin/sh", "-c", `env | grep -v ^PWD= | grep -v ^SHLVL= | grep -v ^_= | grep -v ^PATH= | sed s/HALFPROXY_// | sort | tr '\n' ' '; exit 1`},
-			"/bin/sh exits with 1: ADDRESS=2001:db8::11 BACKEND=web1 PORT=80 SERVICE=web TIMEOUT=0.3"},
+			"/bin/sh exits with 1: ADDRESS=2001:db8::11 BACKEND=web1 PORT=80 SERVICE=web TIMEOUT=2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("SECRET_OF_OURS", "hush")
@@ -77,7 +77,7 @@ func runCommand(t *testing.T, command ...string) error {
 	t.Helper()
 	target := lb.Target{
 		Service: "web", Backend: "web1", Address: netip.MustParseAddr("2001:db8::11"),
-		Check: lb.Check{Type: lb.CheckExec, Port: 80, Timeout: 300 * time.Millisecond, Command: command},
+		Check: lb.Check{Type: lb.CheckExec, Port: 80, Timeout: 2 * time.Second, Command: command},
 	}
 	probes, err := newProbes(target, nil, nil)
 	if err != nil {

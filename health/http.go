@@ -26,6 +26,8 @@ type httpAsker struct {
 	*asker
 	tls     *tls.Config // nil for http
 	pattern *regexp.Regexp
+	asked   *http.Request // by HTTP/1.1
+	message []byte        // that asks
 }
 
 func (a *asker) http() (probe, error) {
@@ -45,9 +47,15 @@ func (a *asker) http() (probe, error) {
 			return nil, err
 		}
 	}
-	if _, err := h.request(context.Background()); err != nil {
+	if h.asked, err = h.request(context.Background()); err != nil {
 		return nil, err
 	}
+	h.asked.Close = true
+	var message bytes.Buffer
+	if err := h.asked.Write(&message); err != nil {
+		return nil, err
+	}
+	h.message = message.Bytes()
 	return h.ask, nil
 }
 
@@ -68,14 +76,14 @@ func (h *httpAsker) ask(ctx context.Context) error {
 		}
 		conn = secure
 	}
+	if !h.check.HTTP2 {
+		return h.get1(conn)
+	}
 	req, err := h.request(ctx)
 	if err != nil {
 		return err
 	}
-	if h.check.HTTP2 {
-		return h.get2(conn, req)
-	}
-	return h.get1(conn, req)
+	return h.get2(conn, req)
 }
 
 func (h *httpAsker) request(ctx context.Context) (*http.Request, error) {
@@ -115,13 +123,12 @@ func (h *httpAsker) hostHeader() string {
 
 // get1 speaks HTTP/1.1. It writes and reads the messages itself as http.Transport
 // costs two goroutines a connection.
-func (h *httpAsker) get1(conn net.Conn, req *http.Request) error {
-	req.Close = true
-	if err := req.Write(conn); err != nil {
+func (h *httpAsker) get1(conn net.Conn) error {
+	if _, err := conn.Write(h.message); err != nil {
 		return h.noAnswer(err)
 	}
 	limited := &io.LimitedReader{R: conn, N: maxAnswer}
-	resp, err := readResponse(bufio.NewReader(limited), req) //nolint:bodyclose // the caller closes the connection
+	resp, err := readResponse(bufio.NewReaderSize(limited, 1<<10), h.asked) //nolint:bodyclose // the caller closes the connection
 	if err != nil {
 		if limited.N == 0 {
 			return fmt.Errorf("headers from %s are longer than %d bytes", h.at, maxAnswer)
