@@ -77,6 +77,8 @@ type Service struct {
 	Panic        string         `json:"panic"`     // why health is ignored and all backends are used; empty: it is not
 	TableDigest  string         `json:"table_digest"`
 	TableDiffers List[string]   `json:"table_differs"` // members with another table for a while
+	Tracking     string         `json:"tracking"`
+	Transition   *Transition    `json:"transition,omitempty"` // while flows may be elsewhere than their slots say
 	Backends     List[Backend]  `json:"backends"`
 }
 
@@ -85,6 +87,14 @@ type HeldBack struct {
 	VIP    lb.VIP `json:"vip"`
 	Cause  string `json:"cause"` // in a word
 	Reason string `json:"reason"`
+}
+
+// Transition is that of a table which has changed lately.
+type Transition struct {
+	Since   time.Time `json:"since"`   // of its first change
+	Until   time.Time `json:"until"`   // at the latest: its last change is as old as flows become then
+	Changes int       `json:"changes"` // that flows may be older than
+	Slots   int       `json:"slots"`   // whose backend changed
 }
 
 // Backend is a backend of one service. State is the cluster's verdict, the
@@ -100,8 +110,14 @@ type Backend struct {
 	Observers        int        `json:"observers"`
 	Packets          uint64     `json:"packets"`
 	Bytes            uint64     `json:"bytes"`
-	Flows            uint64     `json:"flows"`      // opened: of TCP and SCTP
-	LastError        string     `json:"last_error"` // of the last check from here, or why it is held down; else empty
+	Flows            uint64     `json:"flows"`              // opened: of TCP and SCTP
+	FlowRecords      int        `json:"flow_records"`       // that lead to it, while its service's table is in transition
+	PacketsPerSecond float64    `json:"packets_per_second"` // likewise
+	// HeldBy are the members that have flows at it, of one that gets no new ones; where
+	// there are none it is safe to stop.
+	HeldBy     List[string] `json:"held_by"`
+	SafeToStop bool         `json:"safe_to_stop"`
+	LastError  string       `json:"last_error"` // of the last check from here, or why it is held down; else empty
 }
 
 // Peer is a router that this node speaks BGP with.

@@ -68,12 +68,14 @@ func troubled() admin.Status {
 				Name: "web", VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
 				Ports: []string{"tcp/80", "tcp/443", "udp/443"}, Forward: "l2",
 				Announced: true, Reason: "1 of 3 backends up, 1 needed", Panic: "1 of 2 backends up, less than panic_below of 60%",
-				TableDigest: "60303ae22b998861", TableDiffers: []string{"lb3"},
+				TableDigest: "60303ae22b998861", TableDiffers: []string{"lb3"}, Tracking: "changes",
+				Transition: &admin.Transition{Since: now.Add(-5 * time.Minute), Until: now.Add(57 * time.Minute), Changes: 3, Slots: 1911},
 				Backends: []admin.Backend{
 					{Name: "web1", Address: ip("10.0.1.11"), Weight: 100, WeightNow: 20, State: "up", HealthyObservers: 3, Observers: 3, Packets: 1_234_567, Bytes: 18_446_744_073_709_551_615, Flows: 45_678},
 					{Name: "web2", Address: ip("10.0.1.12"), Weight: 50, WeightNow: 50, State: "down", HealthyObservers: 1, Observers: 3, Packets: 999, Bytes: 999_950, Flows: 12,
 						LastError: `http: status 503 "Service Unavailable", want 2xx`},
-					{Name: "web3", Address: ip("10.0.1.13"), Weight: 0, State: "drained", HealthyObservers: 3, Observers: 3},
+					{Name: "web3", Address: ip("10.0.1.13"), Weight: 0, State: "drained", HealthyObservers: 3, Observers: 3, SafeToStop: true},
+					{Name: "web4", Address: ip("10.0.1.14"), Weight: 0, State: "drained", HealthyObservers: 3, Observers: 3, FlowRecords: 12, PacketsPerSecond: 339.7, HeldBy: []string{"lb1", "lb2"}},
 				},
 			},
 			{

@@ -20,7 +20,7 @@ func (s Status) WriteText(w io.Writer, colour bool) error {
 	p := &printer{Writer: bufio.NewWriter(w), colour: colour, indent: 2}
 	p.node(s)
 	p.WriteByte('\n')
-	p.services(s.Services)
+	p.services(s)
 	p.WriteByte('\n')
 	p.bgp(s)
 	p.WriteByte('\n')
@@ -76,8 +76,8 @@ func (p *printer) node(s Status) {
 	p.table(t)
 }
 
-func (p *printer) services(services []Service) {
-	announced := 0
+func (p *printer) services(status Status) {
+	services, announced := status.Services, 0
 	for _, s := range services {
 		if s.Announced {
 			announced++
@@ -107,13 +107,16 @@ func (p *printer) services(services []Service) {
 		p.field("ports", plain, strings.Join(s.Ports, ", "))
 		p.field("forward", plain, s.Forward)
 		p.digest("table", s.TableDigest, s.TableDiffers)
+		if t := s.Transition; t != nil {
+			p.field("transition", plain, fmt.Sprintf("%d slots after %d changes: older flows are kept for %s at most", t.Slots, t.Changes, age(t.Until, status.Time)))
+		}
 		t := table{columns: []column{
 			{title: "BACKEND"}, {title: "ADDRESS"}, {title: "STATE"},
 			{title: "WEIGHT", right: true}, {title: "HEALTHY", right: true},
 			{title: "PACKETS", right: true}, {title: "BYTES", right: true}, {title: "FLOWS", right: true},
 		}}
 		for _, b := range s.Backends {
-			t.add(b.LastError,
+			t.add(joined("; ", b.LastError, b.leaving()),
 				cell{text: b.Name}, cell{text: text(b.Address)}, cell{b.State, tone(b.State)},
 				cell{text: weight(b)}, cell{text: fmt.Sprintf("%d/%d", b.HealthyObservers, b.Observers)},
 				cell{text: short(b.Packets)}, cell{text: short(b.Bytes)}, cell{text: short(b.Flows)})
@@ -128,6 +131,18 @@ func weight(b Backend) string {
 		return fmt.Sprintf("%d/%d", b.WeightNow, b.Weight)
 	}
 	return fmt.Sprint(b.Weight)
+}
+
+// leaving says of a backend that gets no new flows what keeps it from being stopped.
+func (b Backend) leaving() string {
+	switch {
+	case b.SafeToStop:
+		return "no flows are at it: safe to stop"
+	case len(b.HeldBy) > 0:
+		return fmt.Sprintf("older flows are still at it, by way of %s (here: %d records, %.0f packets/s): not safe to stop",
+			strings.Join(b.HeldBy, ", "), b.FlowRecords, b.PacketsPerSecond)
+	}
+	return ""
 }
 
 func (p *printer) bgp(s Status) {

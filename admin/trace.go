@@ -98,6 +98,9 @@ type TraceTable struct {
 	Size    uint32 `json:"size"`
 	Slot    uint32 `json:"slot"`
 	Current string `json:"current"` // the backend that the slot holds
+	// Base is where older flows go, of a slot whose backend has changed lately.
+	Base string `json:"base,omitempty"`
+	By   string `json:"by,omitempty"` // current, base, or record: what this flow goes by
 }
 
 // TraceBackend is the backend that the flow goes to.
@@ -145,6 +148,8 @@ func (t Trace) WriteText(w io.Writer, colour bool) error {
 	if t.Table != nil {
 		field("slot", plain, fmt.Sprintf("%d of %d", t.Table.Slot, t.Table.Size))
 		field("current", plain, t.Table.Current)
+		field("base", plain, t.Table.Base)
+		field("by", plain, t.Table.By)
 	}
 	if b := t.Backend; b != nil {
 		field("backend", plain, fmt.Sprintf("%s, %s, weight %d, %s", b.Name, b.Address, b.Weight, b.State))

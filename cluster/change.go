@@ -24,7 +24,7 @@ type change struct {
 }
 
 // diff gives the change from one report of a member to another, both in their
-// normal form. Orders that are gone are not told of one by one: false.
+// normal form. Orders and steps that are gone are not told of one by one: false.
 func diff(from, to lb.Report) (c change, ok bool) {
 	var err error
 	c.report = lb.Report{Config: to.Config, Settled: to.Settled, Leaving: to.Leaving}
@@ -54,6 +54,9 @@ func diff(from, to lb.Report) (c change, ok bool) {
 		return change{}, false
 	}
 
+	if c.report.Steps, ok = diffSteps(from.Steps, to.Steps); !ok {
+		return change{}, false
+	}
 	c.report.Observations, c.targets = diffObservations(from.Observations, to.Observations)
 	c.encoded, err = encodeReport(c.report)
 	return c, err == nil
@@ -93,6 +96,12 @@ func (c change) apply(from lb.Report) lb.Report {
 	}
 	if len(c.report.Orders) > 0 || len(from.Orders) > 0 {
 		to.Orders = merge(from.Orders, c.report.Orders, bySubject)
+	}
+	if len(c.report.Steps) > 0 || len(from.Steps) > 0 {
+		to.Steps = maps.Clone(from.Steps)
+		for service, h := range c.report.Steps {
+			to.Steps = with(to.Steps, service, h)
+		}
 	}
 	to.Observations = merge(from.Observations, c.report.Observations, byTarget)
 	to.Observations = slices.DeleteFunc(to.Observations, func(o lb.Observation) bool {

@@ -31,6 +31,8 @@ type Config struct {
 	// StateDir keeps the boot number, so that it grows even when the clock
 	// goes back between two starts. Empty: the clock decides.
 	StateDir string
+	// Flows takes and gives records of flows. Nil: there are none.
+	Flows Flows
 
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
@@ -73,6 +75,7 @@ type Cluster struct {
 	started   time.Time
 	notices   notices
 	metrics   metrics
+	exchange  *exchange
 
 	queue   *memberlist.TransmitLimitedQueue
 	size    atomic.Int32  // of the cluster; the queue asks while it is locked
@@ -94,6 +97,7 @@ type todo struct {
 	boot   uint64                  // the own boot number changed: keep it
 	ask    map[string]bool         // members whose record we lack
 	owe    map[string]bool         // members who lack ours
+	wanted map[string]bool         // members who want all records of flows
 	remind map[string]version      // of a later start that a member does not know of
 	rivals map[netip.AddrPort]bool // claim our name
 	fatal  error
@@ -158,6 +162,7 @@ func newCluster(cfg Config, t timing, wrap func(memberlist.NodeAwareTransport) m
 		return nil, err
 	}
 	c.metrics = metrics
+	c.exchange = newExchange(metrics)
 	transport, err := listen(cfg.Listen, c.libraryLog())
 	if err != nil {
 		unregister()
@@ -364,6 +369,13 @@ func (c *Cluster) receive(b []byte) {
 		})
 	case claim:
 		c.contest(m, now)
+	case flows:
+		c.exchange.receive(m)
+	case wanted:
+		c.note(func(time.Time) refusal {
+			c.todo.wanted = with(c.todo.wanted, m.member, true)
+			return ""
+		})
 	}
 }
 

@@ -12,6 +12,7 @@ var membersDesc = prometheus.NewDesc("halfproxy_cluster_members",
 type metrics struct {
 	refused  *prometheus.CounterVec
 	received prometheus.Counter
+	flows    *prometheus.CounterVec
 }
 
 // newMetrics registers with r, unless that is nil. The members are counted when
@@ -27,6 +28,13 @@ func newMetrics(r prometheus.Registerer, members func() []Member) (metrics, func
 			Help: "Records of other members that were newer than the one held.",
 		}),
 	}
+	m.flows = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "halfproxy_cluster_flow_records_total",
+		Help: "Records of flows that were sent to the other members, received from them, or left out because there were too many at once.",
+	}, []string{"way"})
+	for _, way := range []string{flowsSent, flowsReceived, flowsNotSent, flowsNotTaken} {
+		m.flows.WithLabelValues(way)
+	}
 	for _, why := range refusals {
 		m.refused.WithLabelValues(string(why))
 	}
@@ -39,7 +47,7 @@ func newMetrics(r prometheus.Registerer, members func() []Member) (metrics, func
 			r.Unregister(c)
 		}
 	}
-	for _, c := range []prometheus.Collector{m.refused, m.received, memberCollector(members)} {
+	for _, c := range []prometheus.Collector{m.refused, m.received, m.flows, memberCollector(members)} {
 		if err := r.Register(c); err != nil {
 			unregister()
 			return metrics{}, nil, fmt.Errorf("register metrics of the cluster: %w", err)

@@ -31,11 +31,16 @@ func (c *Cluster) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start gossip on %s: %w", c.cfg.Listen, err)
 	}
-	s := &sender{c: c, ml: ml, slots: make(chan struct{}, streamsAtOnce), busy: make(map[string]bool)}
+	s := &sender{c: c, ml: ml, slots: make(chan struct{}, streamsAtOnce), flowSlots: make(chan struct{}, 2), busy: make(map[string]bool)}
 
 	var helpers sync.WaitGroup
 	seeking, stop := context.WithCancel(ctx)
 	helpers.Go(func() { c.seek(seeking, ml) })
+	if c.cfg.Flows != nil {
+		helpers.Go(func() { c.spreadFlows(seeking, s) })
+		helpers.Go(func() { c.learnFlows(seeking) })
+		helpers.Go(func() { c.fetchFlows(seeking, s) })
+	}
 
 	err = c.serve(ctx, s)
 	stop()
@@ -151,6 +156,9 @@ func (c *Cluster) work(s *sender) error {
 		if do.owe[node.Name] {
 			s.stream(node)
 		}
+		if do.wanted[node.Name] {
+			s.streamFlows(node)
+		}
 		if v, ok := do.remind[node.Name]; ok {
 			s.packet(node, heartbeat{node.Name, v}.encode())
 		}
@@ -184,11 +192,12 @@ func (c *Cluster) farewell(s *sender) {
 
 // sender sends for one Run.
 type sender struct {
-	c       *Cluster
-	ml      *memberlist.Memberlist
-	told    *record // that was last sent to everybody
-	streams sync.WaitGroup
-	slots   chan struct{} // bounds the streams
+	c         *Cluster
+	ml        *memberlist.Memberlist
+	told      *record // that was last sent to everybody
+	streams   sync.WaitGroup
+	slots     chan struct{} // bounds the streams
+	flowSlots chan struct{} // and those of records of flows
 
 	mu   sync.Mutex
 	busy map[string]bool // members that a stream is under way to; true: and another is wanted

@@ -26,21 +26,27 @@ import (
 //	state     = count(2) { age(4) length(4) record }, sorted by member
 //	change    = member boot(8) base(8) sequence(8) report    what differs from the record base
 //	            count(2) { service }, count(4) { target }    and is gone, sorted
+//	flows     = part(1) [total(4) in the last] count(2) { key(8) backend(8) idle(2) flags(1) }
+//	wanted    = member                           "send me all records of flows"
 //	versions  = count(2) { member boot(8) sequence(8) }, sorted by member
 //	record    = member boot(8) sequence(8) report
 //	report    = flags(1) config(8)
 //	            count(2) { service digest(8) }, sorted by service
 //	            count(2) { order }, sorted by subject
+//	            count(2) { service history }, sorted by service
 //	            count(4) { target(8) }, sorted; then 2 bits of state for each, 3 of one
 //	            that is up and starts slowly; then ahead(1) for each of these
+//	history   = begin(8) quiet(1) count(2) { held }, sorted
+//	            count(2) { name length(1) address }, sorted; count(2) { step }, by time
+//	step      = since(8), then weight(2) of each of these backends; 65535: it is not in the step
 //	order     = kind(1) service name action(1) weight(2) by at(8) until(8) member version(8)
 //
-// An age is the milliseconds since the member gave its last sign of life; at and
-// until are milliseconds since 1970. A service in an order may be empty, and by is
+// An age is the milliseconds since the member gave its last sign of life; at, until,
+// begin and since are milliseconds since 1970, and 0 stands for none. A service in an order may be empty, and by is
 // text.
 // Every value has one encoding and a decoder takes no other: equal reports are
 // equal bytes.
-const wireVersion = 2
+const wireVersion = 3
 
 type kind uint8
 
@@ -53,6 +59,8 @@ const (
 	kindState
 	kindChange
 	kindVersions
+	kindFlows
+	kindWanted
 )
 
 const (
@@ -205,6 +213,7 @@ func normal(report lb.Report) lb.Report {
 	}
 	report.Observations = slices.SortedFunc(slices.Values(report.Observations), byTarget)
 	report.Orders = slices.SortedFunc(slices.Values(report.Orders), bySubject)
+	report.Steps = fitting(report.Steps)
 	return report
 }
 
@@ -233,6 +242,9 @@ func encodeReport(report lb.Report) ([]byte, error) {
 	}
 	b, err := appendOrders(b, report.Orders)
 	if err != nil {
+		return nil, err
+	}
+	if b, err = appendSteps(b, report.Steps); err != nil {
 		return nil, err
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(report.Observations)))
@@ -278,8 +290,8 @@ func checkName(name string) error {
 	return nil
 }
 
-// decode gives a heartbeat, news, relay, request, claim, state, change or versions,
-// or a refusal.
+// decode gives a heartbeat, news, relay, request, claim, state, change, versions, flows or
+// wanted, or a refusal.
 // Nothing of b is kept.
 func decode(b []byte) (any, refusal) {
 	r := reader{b: b}
@@ -308,6 +320,10 @@ func decode(b []byte) (any, refusal) {
 		m = r.change()
 	case kindVersions:
 		m = r.versions()
+	case kindFlows:
+		m = r.flows()
+	case kindWanted:
+		m = wanted{r.name()}
 	default:
 		r.fail(refusedMalformed)
 	}
@@ -491,6 +507,7 @@ func (r *reader) report() lb.Report {
 	}
 
 	report.Orders = r.orders()
+	report.Steps = r.steps()
 
 	count := int(r.uint32())
 	if count > maxReport || len(r.b) < 8*count+packed(count) {

@@ -52,6 +52,11 @@ func TestEveryMessageSurvivesTheWire(t *testing.T) {
 		state(nil),
 		state{{0, rec}, {5 * time.Minute, leaving}},
 		versions{{"lb1", version{1, 2}}, {"lb2", version{3, 4}}},
+		news{mustRecord(t, "lb1", version{1, 1}, sampleStepped(3))},
+		changeOf(t, sampleStepped(2), sampleStepped(3)),
+		flows{part: more, records: someFlows(1, 100)},
+		flows{part: last, total: 9},
+		wanted{"lb1"},
 		changeOf(t, sample(9), sampleOrdered(12)),
 		changeOf(t, sampleOrdered(12), sampleOrdered(3)),
 	} {
@@ -74,6 +79,37 @@ func sampleOrdered(observations int) lb.Report {
 		})
 	}
 	return r
+}
+
+// sampleStepped has so many steps.
+func sampleStepped(steps int) lb.Report {
+	r := sample(3)
+	h := lb.History{Begin: time.UnixMilli(1000).UTC(), Quiet: steps%2 == 0}
+	for i := range steps / 2 {
+		h.Held = append(h.Held, fmt.Sprint("held", i))
+	}
+	for i := range steps {
+		s := lb.Step{Since: time.UnixMilli(int64(1000 + i)).UTC()}
+		for b := range 4 {
+			if b != i%4 {
+				s.Backends = append(s.Backends, lb.Backend{Name: fmt.Sprint("web", b), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(b)}), Weight: 50 * i})
+			}
+		}
+		h.Steps = append(h.Steps, s)
+	}
+	r.Steps = map[string]lb.History{"web": h}
+	return r
+}
+
+func TestStepsThatDoNotFitAreNotTold(t *testing.T) {
+	many := lb.Report{Steps: make(map[string]lb.History)}
+	for i := range 40 {
+		many.Steps[fmt.Sprintf("service%02d", i)] = sampleStepped(1000).Steps["web"]
+	}
+	encoded, err := encodeReport(normal(many))
+	if n := len(normal(many).Steps); err != nil || n == 0 || n == 40 || len(encoded) > maxSteps+1000 {
+		t.Errorf("got %d bytes with steps of %d services, %v, want some of them", len(encoded), n, err)
+	}
 }
 
 func changeOf(t testing.TB, from, to lb.Report) change {
@@ -104,6 +140,9 @@ func TestAChangeMakesTheLaterReportOfTheEarlierOne(t *testing.T) {
 	}
 	for n := range 1000 {
 		from, to := draw(), draw()
+		if n := random.IntN(3); n > 0 {
+			from.Steps, to.Steps = sampleStepped(n).Steps, sampleStepped(n+random.IntN(2)).Steps
+		}
 		to.Orders = sampleOrdered(0).Orders[:random.IntN(3)]
 		from.Orders = to.Orders[:random.IntN(len(to.Orders)+1)]
 		from, to = normal(from), normal(to)
@@ -145,14 +184,21 @@ func TestTheFormatOfARecordStaysAsItIs(t *testing.T) {
 			Subject: lb.Subject{Kind: lb.OfBackend, Service: "web", Name: "web1"}, Action: lb.Weigh, Weight: 50,
 			By: "alice", At: time.UnixMilli(1000).UTC(), Member: "lb1", Version: 7,
 		}},
+		Steps: map[string]lb.History{"web": {Begin: time.UnixMilli(1001).UTC(), Quiet: true, Held: []string{"c", "d"}, Steps: []lb.Step{
+			{Since: time.UnixMilli(1002).UTC(), Backends: []lb.Backend{{Name: "a", Address: netip.MustParseAddr("192.0.2.1"), Weight: 100}, {Name: "b", Address: netip.MustParseAddr("2001:db8::1")}}},
+			{Since: time.UnixMilli(1003).UTC(), Backends: []lb.Backend{{Name: "a", Address: netip.MustParseAddr("192.0.2.1"), Weight: 50}}},
+		}}},
 		Observations: []lb.Observation{{Target: 9, State: lb.Down}, {Target: 8, State: lb.Up}, {Target: 10}, {Target: 11, State: lb.Up, Ahead: 4}, {Target: 12, State: lb.Down}},
 	})}.encode())
 	want := strings.Join([]string{
-		"02" + "03", "00000102", // version, kind, age
+		"03" + "03", "00000102", // version, kind, age
 		"036c6231", "0000000000000005", "0000000000000006", // member, boot, sequence
 		"03", "00000000000000c0", // flags, configuration
 		"0002", "03646e73", "00000000000000d1", "03776562", "00000000000000d0", // tables
 		"0001", "03", "03776562", "0477656231", "03", "0032", "05616c696365", "00000000000003e8", "0000000000000000", "036c6231", "0000000000000007", // orders
+		"0001", "03776562", "00000000000003e9", "01", "0002", "0163", "0164", // steps: begin, quiet, held
+		"0002", "0161", "04c0000201", "0162", "1020010db8000000000000000000000001",
+		"0002", "00000000000003ea", "0064", "0000", "00000000000003eb", "0032", "ffff",
 		"00000005", "0000000000000008", "0000000000000009", "000000000000000a", "000000000000000b", "000000000000000c",
 		"c9" + "02", "04", // up, down, unknown, up and starting · down; ahead
 	}, "")
@@ -178,9 +224,9 @@ func TestWhatIsNoMessageIsRefused(t *testing.T) {
 		member  = "\x03lb1"
 		version = "\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02"
 		config  = "\x00\x00\x00\x00\x00\x00\x00\x03"
-		none    = "\x00\x00" + "\x00\x00\x00\x00" // no orders, no observations
-		one     = "\x00\x00" + "\x00\x00\x00\x01"
-		two     = "\x00\x00" + "\x00\x00\x00\x02"
+		none    = "\x00\x00" + "\x00\x00" + "\x00\x00\x00\x00" // no orders, no steps, no observations
+		one     = "\x00\x00" + "\x00\x00" + "\x00\x00\x00\x01"
+		two     = "\x00\x00" + "\x00\x00" + "\x00\x00\x00\x02"
 		number8 = "\x00\x00\x00\x00\x00\x00\x00\x08"
 		number9 = "\x00\x00\x00\x00\x00\x00\x00\x09"
 		age     = "\x00\x00\x00\x01"
@@ -188,86 +234,97 @@ func TestWhatIsNoMessageIsRefused(t *testing.T) {
 		head   = member + version + "\x00" + config
 		record = head + "\x00\x00" + none
 		order  = "\x03\x00\x01w\x01\x00\x00\x00" + number8 + number9 + member + number8
+		steps  = "\x00\x01" + "\x01w" + number9 + "\x01" + "\x00\x00" + "\x00\x01" + "\x01b\x04\xc0\x00\x02\x01" + "\x00\x01" + number8 + "\x00\x64"
 		report = "\x00" + config + "\x00\x00" + none
 		change = member + version + number8
-		length = "\x00\x00\x00\x25"
+		length = "\x00\x00\x00\x27"
 	)
 	for _, tt := range []struct {
 		name, message string
 		want          refusal // empty: the row that shows the others' base to be right
 	}{
 		{"nothing", "", refusedMalformed},
-		{"no kind", "\x02", refusedMalformed},
+		{"no kind", "\x03", refusedMalformed},
 		{"another version", "\x01\x01" + member + version, refusedVersion},
-		{"kind 0", "\x02\x00", refusedMalformed},
-		{"an unknown kind", "\x02\x09", refusedMalformed},
+		{"kind 0", "\x03\x00", refusedMalformed},
+		{"an unknown kind", "\x03\x0b", refusedMalformed},
 
-		{"a heartbeat", "\x02\x01" + member + version, ""},
-		{"a heartbeat with trailing bytes", "\x02\x01" + member + version + "\x00", refusedMalformed},
-		{"a heartbeat cut short", "\x02\x01" + member + version[1:], refusedMalformed},
-		{"an empty name", "\x02\x01\x00" + version, refusedMalformed},
-		{"a name longer than the message", "\x02\x04\x04lb1", refusedMalformed},
-		{"a name that is no UTF-8", "\x02\x04\x01\xff", refusedMalformed},
-		{"a boot number that could overflow", "\x02\x01" + member + "\xff" + version[1:], refusedMalformed},
-		{"a sequence that could overflow", "\x02\x01" + member + version[:8] + "\xff" + version[9:], refusedMalformed},
+		{"a heartbeat", "\x03\x01" + member + version, ""},
+		{"a heartbeat with trailing bytes", "\x03\x01" + member + version + "\x00", refusedMalformed},
+		{"a heartbeat cut short", "\x03\x01" + member + version[1:], refusedMalformed},
+		{"an empty name", "\x03\x01\x00" + version, refusedMalformed},
+		{"a name longer than the message", "\x03\x04\x04lb1", refusedMalformed},
+		{"a name that is no UTF-8", "\x03\x04\x01\xff", refusedMalformed},
+		{"a boot number that could overflow", "\x03\x01" + member + "\xff" + version[1:], refusedMalformed},
+		{"a sequence that could overflow", "\x03\x01" + member + version[:8] + "\xff" + version[9:], refusedMalformed},
 
-		{"a record", "\x02\x02" + record, ""},
-		{"a record with sequence 0", "\x02\x02" + member + version[:15] + "\x00" + record[20:], refusedMalformed},
-		{"a record with trailing bytes", "\x02\x02" + record + "\x00", refusedMalformed},
-		{"unknown flags", "\x02\x02" + member + version + "\x04" + config + "\x00\x00" + none, refusedMalformed},
-		{"two tables", "\x02\x02" + head + "\x00\x02\x01a" + number8 + "\x01b" + number8 + none, ""},
-		{"tables in the wrong order", "\x02\x02" + head + "\x00\x02\x01b" + number8 + "\x01a" + number8 + none, refusedOrder},
-		{"a table twice", "\x02\x02" + head + "\x00\x02\x01a" + number8 + "\x01a" + number8 + none, refusedOrder},
-		{"a table without a name", "\x02\x02" + head + "\x00\x01\x00" + number8 + none, refusedMalformed},
-		{"more tables than there are", "\x02\x02" + head + "\xff\xff" + none, refusedMalformed},
-		{"two observations", "\x02\x02" + head + "\x00\x00" + two + number8 + number9 + "\x09", ""},
-		{"targets in the wrong order", "\x02\x02" + head + "\x00\x00" + two + number9 + number8 + "\x09", refusedOrder},
-		{"a target twice", "\x02\x02" + head + "\x00\x00" + two + number8 + number8 + "\x09", refusedOrder},
-		{"a slow start", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03\x04", ""},
-		{"a slow start that is over", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03\x00", refusedState},
-		{"a slow start of too many steps", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03\x05", refusedState},
-		{"a slow start without steps", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x03", refusedMalformed},
-		{"a state without a target", "\x02\x02" + head + "\x00\x00" + one + number8 + "\x05", refusedMalformed},
-		{"observations that are not there", "\x02\x02" + head + "\x00\x00\x00\x00\xff\xff\xff\xff", refusedMalformed},
-		{"an observation without states", "\x02\x02" + head + "\x00\x00" + one + number8, refusedMalformed},
-		{"a report that is too big", "\x02\x02" + head + strings.Repeat("x", maxReport), refusedOversize},
-		{"a message that is too big", "\x02\x02" + head + strings.Repeat("x", maxMessage), refusedOversize},
+		{"a record", "\x03\x02" + record, ""},
+		{"a record with sequence 0", "\x03\x02" + member + version[:15] + "\x00" + record[20:], refusedMalformed},
+		{"a record with trailing bytes", "\x03\x02" + record + "\x00", refusedMalformed},
+		{"unknown flags", "\x03\x02" + member + version + "\x04" + config + "\x00\x00" + none, refusedMalformed},
+		{"two tables", "\x03\x02" + head + "\x00\x02\x01a" + number8 + "\x01b" + number8 + none, ""},
+		{"tables in the wrong order", "\x03\x02" + head + "\x00\x02\x01b" + number8 + "\x01a" + number8 + none, refusedOrder},
+		{"a table twice", "\x03\x02" + head + "\x00\x02\x01a" + number8 + "\x01a" + number8 + none, refusedOrder},
+		{"a table without a name", "\x03\x02" + head + "\x00\x01\x00" + number8 + none, refusedMalformed},
+		{"more tables than there are", "\x03\x02" + head + "\xff\xff" + none, refusedMalformed},
+		{"two observations", "\x03\x02" + head + "\x00\x00" + two + number8 + number9 + "\x09", ""},
+		{"targets in the wrong order", "\x03\x02" + head + "\x00\x00" + two + number9 + number8 + "\x09", refusedOrder},
+		{"a target twice", "\x03\x02" + head + "\x00\x00" + two + number8 + number8 + "\x09", refusedOrder},
+		{"a slow start", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x03\x04", ""},
+		{"a slow start that is over", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x03\x00", refusedState},
+		{"a slow start of too many steps", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x03\x05", refusedState},
+		{"a slow start without steps", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x03", refusedMalformed},
+		{"a state without a target", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x05", refusedMalformed},
+		{"observations that are not there", "\x03\x02" + head + "\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff", refusedMalformed},
+		{"an observation without states", "\x03\x02" + head + "\x00\x00" + one + number8, refusedMalformed},
+		{"a report that is too big", "\x03\x02" + head + strings.Repeat("x", maxReport), refusedOversize},
+		{"a message that is too big", "\x03\x02" + head + strings.Repeat("x", maxMessage), refusedOversize},
 
-		{"an order", "\x02\x02" + head + "\x00\x00" + "\x00\x01" + order + none[2:], ""},
-		{"an order twice", "\x02\x02" + head + "\x00\x00" + "\x00\x02" + order + order + none[2:], refusedOrder},
-		{"an order about nothing", "\x02\x02" + head + "\x00\x00" + "\x00\x01" + "\x00" + order[1:] + none[2:], refusedMalformed},
-		{"an order to do what is unknown", "\x02\x02" + head + "\x00\x00" + "\x00\x01" + order[:4] + "\x04" + order[5:] + none[2:], refusedMalformed},
-		{"an order of too great a weight", "\x02\x02" + head + "\x00\x00" + "\x00\x01" + order[:5] + "\xff" + order[6:] + none[2:], refusedMalformed},
-		{"more orders than there are", "\x02\x02" + head + "\x00\x00" + "\xff\xff" + order + none[2:], refusedMalformed},
+		{"an order", "\x03\x02" + head + "\x00\x00" + "\x00\x01" + order + none[2:], ""},
+		{"an order twice", "\x03\x02" + head + "\x00\x00" + "\x00\x02" + order + order + none[2:], refusedOrder},
+		{"an order about nothing", "\x03\x02" + head + "\x00\x00" + "\x00\x01" + "\x00" + order[1:] + none[2:], refusedMalformed},
+		{"an order to do what is unknown", "\x03\x02" + head + "\x00\x00" + "\x00\x01" + order[:4] + "\x04" + order[5:] + none[2:], refusedMalformed},
+		{"an order of too great a weight", "\x03\x02" + head + "\x00\x00" + "\x00\x01" + order[:5] + "\xff" + order[6:] + none[2:], refusedMalformed},
+		{"more orders than there are", "\x03\x02" + head + "\x00\x00" + "\xff\xff" + order + none[2:], refusedMalformed},
 
-		{"a change", "\x02\x07" + change + report + "\x00\x00" + none[2:], ""},
-		{"a change of nothing", "\x02\x07" + member + version[:15] + "\x00" + number8 + report + "\x00\x00" + none[2:], refusedMalformed},
-		{"a change into the past", "\x02\x07" + member + version + version[8:] + report + "\x00\x00" + none[2:], refusedMalformed},
-		{"a change without what is gone", "\x02\x07" + change + report, refusedMalformed},
-		{"services that are gone in the wrong order", "\x02\x07" + change + report + "\x00\x02\x01b\x01a" + none[2:], refusedOrder},
-		{"more targets that are gone than there are", "\x02\x07" + change + report + "\x00\x00\xff\xff\xff\xff", refusedMalformed},
-		{"targets that are gone in the wrong order", "\x02\x07" + change + report + "\x00\x00" + two[2:] + number9 + number8, refusedOrder},
+		{"steps", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps + none[4:], ""},
+		{"steps of no service", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:2] + "\x00" + steps[4:] + none[4:], refusedMalformed},
+		{"steps of a service twice", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + "\x00\x02" + steps[2:] + steps[2:] + none[4:], refusedOrder},
+		{"steps that may be quiet", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:12] + "\x02" + steps[13:] + none[4:], refusedMalformed},
+		{"backends that are held in the wrong order", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:13] + "\x00\x02\x01b\x01a" + steps[15:] + none[4:], refusedOrder},
+		{"a backend of no step", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:len(steps)-2] + "\xff\xff" + none[4:], refusedMalformed},
+		{"a backend of too great a weight", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:len(steps)-2] + "\xff\xfe" + none[4:], refusedMalformed},
+		{"a backend at no address", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + strings.Replace(steps, "\x04\xc0\x00\x02\x01", "\x03\xc0\x00\x02", 1) + none[4:], refusedMalformed},
+		{"more steps than there are", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:len(steps)-12] + "\xff\xff" + steps[len(steps)-10:] + none[4:], refusedMalformed},
 
-		{"versions", "\x02\x08\x00\x01" + member + version, ""},
-		{"a version twice", "\x02\x08\x00\x02" + member + version + member + version, refusedOrder},
-		{"fewer versions than said", "\x02\x08\x00\x02" + member + version, refusedMalformed},
+		{"a change", "\x03\x07" + change + report + "\x00\x00" + none[4:], ""},
+		{"a change of nothing", "\x03\x07" + member + version[:15] + "\x00" + number8 + report + "\x00\x00" + none[4:], refusedMalformed},
+		{"a change into the past", "\x03\x07" + member + version + version[8:] + report + "\x00\x00" + none[4:], refusedMalformed},
+		{"a change without what is gone", "\x03\x07" + change + report, refusedMalformed},
+		{"services that are gone in the wrong order", "\x03\x07" + change + report + "\x00\x02\x01b\x01a" + none[4:], refusedOrder},
+		{"more targets that are gone than there are", "\x03\x07" + change + report + "\x00\x00\xff\xff\xff\xff", refusedMalformed},
+		{"targets that are gone in the wrong order", "\x03\x07" + change + report + "\x00\x00" + two[4:] + number9 + number8, refusedOrder},
 
-		{"a relay", "\x02\x03" + age + record, ""},
-		{"a relay without a record", "\x02\x03" + age, refusedMalformed},
+		{"versions", "\x03\x08\x00\x01" + member + version, ""},
+		{"a version twice", "\x03\x08\x00\x02" + member + version + member + version, refusedOrder},
+		{"fewer versions than said", "\x03\x08\x00\x02" + member + version, refusedMalformed},
 
-		{"a claim", "\x02\x05" + member + number8 + "\x00\x01\xc0\x00\x02\x01", ""},
-		{"a claim without an address", "\x02\x05" + member + number8 + "\x00\x01", refusedMalformed},
-		{"a claim from five bytes", "\x02\x05" + member + number8 + "\x00\x01\xc0\x00\x02\x01\x05", refusedMalformed},
-		{"a claim from IPv4 in IPv6", "\x02\x05" + member + number8 + "\x00\x01" + strings.Repeat("\x00", 10) + "\xff\xff\xc0\x00\x02\x01", refusedMalformed},
-		{"a claim older than time", "\x02\x05" + member + "\xff" + number8[1:] + "\x00\x01\xc0\x00\x02\x01", refusedMalformed},
+		{"a relay", "\x03\x03" + age + record, ""},
+		{"a relay without a record", "\x03\x03" + age, refusedMalformed},
 
-		{"a state", "\x02\x06\x00\x01" + age + length + record, ""},
-		{"a member twice", "\x02\x06\x00\x02" + age + length + record + age + length + record, refusedOrder},
-		{"fewer records than said", "\x02\x06\x00\x02" + age + length + record, refusedMalformed},
-		{"a record longer than the state", "\x02\x06\x00\x01" + age + "\xff\xff\xff\xff" + record, refusedMalformed},
-		{"a record with room to spare", "\x02\x06\x00\x01" + age + "\x00\x00\x00\x26" + record + "\x00", refusedMalformed},
-		{"a record in a state that is too big", "\x02\x06\x00\x01" + age + "\x00\x10\x00\x00" + strings.Repeat("x", 1<<20), refusedOversize},
-		{"a state that is too big", "\x02\x06\x00\x00" + strings.Repeat("x", maxState), refusedOversize},
+		{"a claim", "\x03\x05" + member + number8 + "\x00\x01\xc0\x00\x02\x01", ""},
+		{"a claim without an address", "\x03\x05" + member + number8 + "\x00\x01", refusedMalformed},
+		{"a claim from five bytes", "\x03\x05" + member + number8 + "\x00\x01\xc0\x00\x02\x01\x05", refusedMalformed},
+		{"a claim from IPv4 in IPv6", "\x03\x05" + member + number8 + "\x00\x01" + strings.Repeat("\x00", 10) + "\xff\xff\xc0\x00\x02\x01", refusedMalformed},
+		{"a claim older than time", "\x03\x05" + member + "\xff" + number8[1:] + "\x00\x01\xc0\x00\x02\x01", refusedMalformed},
+
+		{"a state", "\x03\x06\x00\x01" + age + length + record, ""},
+		{"a member twice", "\x03\x06\x00\x02" + age + length + record + age + length + record, refusedOrder},
+		{"fewer records than said", "\x03\x06\x00\x02" + age + length + record, refusedMalformed},
+		{"a record longer than the state", "\x03\x06\x00\x01" + age + "\xff\xff\xff\xff" + record, refusedMalformed},
+		{"a record with room to spare", "\x03\x06\x00\x01" + age + "\x00\x00\x00\x28" + record + "\x00", refusedMalformed},
+		{"a record in a state that is too big", "\x03\x06\x00\x01" + age + "\x00\x10\x00\x00" + strings.Repeat("x", 1<<20), refusedOversize},
+		{"a state that is too big", "\x03\x06\x00\x00" + strings.Repeat("x", maxState), refusedOversize},
 	} {
 		if _, got := decode([]byte(tt.message)); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
@@ -287,7 +344,7 @@ func TestAReportThatCannotBeToldIsAnError(t *testing.T) {
 		{"a slow start of what is down", lb.Report{Observations: []lb.Observation{{Target: 26, State: lb.Down, Ahead: 1}}},
 			"target 1a is down with 1 steps of a slow start ahead: there are at most 4, of backends that are up"},
 		{"a service without a name", lb.Report{Tables: map[string]lb.Digest{"": 1}}, `service "": names must be 1 to 255 bytes of UTF-8`},
-		{"too much", sample(70_000), "2 tables and 70000 observations take 577541 bytes, at most 524288 can be told: spread the services over several clusters"},
+		{"too much", sample(70_000), "2 tables and 70000 observations take 577543 bytes, at most 524288 can be told: spread the services over several clusters"},
 	} {
 		_, err := encodeReport(normal(tt.report))
 		if err == nil || err.Error() != tt.want {
@@ -320,7 +377,8 @@ func FuzzDecode(f *testing.F) {
 	for _, m := range []interface{ encode() []byte }{
 		heartbeat{"lb1", version{1, 2}}, news{rec}, relay{time.Second, rec}, request{"lb1"},
 		claim{"lb1", time.Hour, netip.MustParseAddrPort("192.0.2.1:7946")}, state{{time.Second, rec}},
-		versions{{"lb1", version{1, 2}}}, changeOf(f, sample(9), sampleOrdered(12)), news{mustRecord(f, "lb1", version{1, 1}, sampleOrdered(2))},
+		versions{{"lb1", version{1, 2}}}, flows{last, 7, someFlows(1, 3)}, wanted{"lb1"}, changeOf(f, sample(9), sampleOrdered(12)), news{mustRecord(f, "lb1", version{1, 1}, sampleOrdered(2))},
+		news{mustRecord(f, "lb1", version{1, 1}, sampleStepped(3))}, changeOf(f, sampleStepped(1), sampleStepped(2)),
 	} {
 		f.Add(m.encode())
 	}

@@ -14,6 +14,16 @@ func TestParseRefuses(t *testing.T) {
 		old, new string
 		want     string
 	}{
+		// Tracking
+		{"a tracking that is unknown", "    forward: l2 ", "    tracking: some\n    forward: l2 ",
+			`halfproxy.yaml:39: services[0] "web": tracking "some" is unknown: choose changes, none or all`},
+		{"a lifetime without tracking", "    forward: l2 ", "    tracking: none\n    flow_lifetime: 1h\n    forward: l2 ",
+			`halfproxy.yaml:40: services[0] "web": flow_lifetime is of no use to tracking none, by which flows move at once: remove it`},
+		{"a lifetime that is too long for records", "    forward: l2 ", "    flow_lifetime: 48h\n    forward: l2 ",
+			`halfproxy.yaml:39: services[0] "web": flow_lifetime "48h" is out of range: give a duration from 10s to 24h0m0s`},
+		{"room for few records", "  name: lb1 ", "  flow_records: 100\n  name: lb1 ",
+			`halfproxy.yaml:6: node.flow_records 100 is out of range: give a number from 1024 to 16777216`},
+
 		// YAML
 		{"a bracket that is not closed", "interfaces: [eth0]", "interfaces: [eth0",
 			"halfproxy.yaml:8: not YAML: ',' or ']' must be specified: look at the indentation and the quotes here and in the line above"},

@@ -31,6 +31,8 @@ type Node struct {
 	DenyFile   string   // path of the deny list; empty: none
 	// Linger is how long a node that stops forwards on at most, after its routes are gone.
 	Linger time.Duration
+	// FlowRecords is how many flows a record can be kept of.
+	FlowRecords int
 }
 
 // The ways to attach the XDP program.

@@ -31,7 +31,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 	}
 	announce := lb.Announcement{Attributes: lb.Attributes{Communities: []lb.Community{{A: 64512, B: 100}}}}
 	want := Config{
-		Node: Node{Name: "lb1", Interfaces: []string{"eth0"}, XDPMode: XDPAuto, Linger: 10 * time.Second},
+		Node: Node{Name: "lb1", Interfaces: []string{"eth0"}, XDPMode: XDPAuto, Linger: 10 * time.Second, FlowRecords: 1 << 18},
 		Cluster: Cluster{
 			Name: "edge-ams", Listen: netip.MustParseAddrPort("10.0.1.1:7946"),
 			Join: []string{"10.0.1.2:7946", "10.0.1.3:7946"}, Size: 3, PartitionHold: 15 * time.Second,
@@ -71,8 +71,9 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 					Type: lb.CheckHTTP, Via: lb.ViaVIP, Port: 80, Path: "/healthz", Method: "GET", Status: []lb.StatusRange{{First: 200, Last: 299}},
 					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 				},
-				MinHealthy: lb.Quorum{Value: 1},
-				Announce:   announce,
+				FlowLifetime: time.Hour,
+				MinHealthy:   lb.Quorum{Value: 1},
+				Announce:     announce,
 			},
 			{
 				Name:    "dns",
@@ -89,8 +90,9 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 					Over:     []lb.Protocol{lb.UDP, lb.TCP},
 					Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 				},
-				MinHealthy: lb.Quorum{Value: 1},
-				Announce:   announce,
+				FlowLifetime: time.Hour,
+				MinHealthy:   lb.Quorum{Value: 1},
+				Announce:     announce,
 			},
 		},
 	}
@@ -112,7 +114,7 @@ services:
 		t.Fatal(err)
 	}
 	want := Config{
-		Node:    Node{Name: "lb7.example.net", Interfaces: []string{"eth0"}, XDPMode: XDPAuto, Linger: 10 * time.Second},
+		Node:    Node{Name: "lb7.example.net", Interfaces: []string{"eth0"}, XDPMode: XDPAuto, Linger: 10 * time.Second, FlowRecords: 1 << 18},
 		Cluster: Cluster{Size: 1},
 		HTTP:    HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9870")},
 		Admin:   Admin{Socket: "/run/halfproxy/admin.sock"},
@@ -127,7 +129,8 @@ services:
 				Type: lb.CheckTCP, Via: lb.ViaVIP, Port: 443,
 				Interval: time.Second, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3,
 			},
-			MinHealthy: lb.Quorum{Value: 1},
+			FlowLifetime: time.Hour,
+			MinHealthy:   lb.Quorum{Value: 1},
 		}},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -170,6 +173,14 @@ func TestParseTakes(t *testing.T) {
 			func(c Config) any { return c.Services[0].UseAll }, false},
 		{"panic_below without quotes", "panic_below: 0%", "panic_below: 40%",
 			func(c Config) any { return c.Services[0].PanicBelow }, 40},
+		{"all flows tracked", "    forward: l2 ", "    tracking: all\n    forward: l2 ",
+			func(c Config) any { return c.Services[0].Tracking }, lb.TrackAll},
+		{"no flows tracked", "    forward: l2 ", "    tracking: none\n    forward: l2 ",
+			func(c Config) any { return [2]any{c.Services[0].Tracking, c.Services[0].FlowLifetime} }, [2]any{lb.TrackNone, time.Duration(0)}},
+		{"a flow lifetime", "    forward: l2 ", "    flow_lifetime: 8h\n    forward: l2 ",
+			func(c Config) any { return c.Services[0].FlowLifetime }, 8 * time.Hour},
+		{"room for flow records", "  name: lb1 ", "  flow_records: 1048576\n  name: lb1 ",
+			func(c Config) any { return c.Node.FlowRecords }, 1 << 20},
 		{"a VIP that another service has on other ports", "vips: [203.0.113.53]", "vips: [203.0.113.10]",
 			func(c Config) any { return c.Services[1].VIPs[0] }, lb.MustParseVIP("203.0.113.10")},
 		{"a prefix whose addresses each go to one backend", "vips: [203.0.113.53]", "hash: destination\n    vips: [203.0.113.0/28]",

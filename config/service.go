@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -129,6 +130,7 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	c.forward(s, &service)
 	service.QUIC = c.quic(s, service.Ports)
 	service.Backends = c.backends(s, service.QUIC)
+	c.tracking(s, &service)
 	service.Check = c.check(s, service.Ports)
 	service.Observers, _ = want(c.report, s.Check.Observers, 0, between(1, 1000))
 	service.MinHealthy = c.minHealthy(s)
@@ -234,6 +236,24 @@ func (c *checker) quic(s serviceEntry, ports []lb.Port) lb.QUIC {
 	length, _ := need(c.report, s.QUIC.ServerIDLength, "give the number of bytes that a backend's connection IDs begin with, after their first one", between(1, lb.MaxServerIDLength))
 	rotation, _ := want(c.report, s.QUIC.ConfigRotation, 0, between(0, 6))
 	return lb.QUIC{ServerIDLength: length, ConfigRotation: uint8(rotation)}
+}
+
+// tracking reads of which flows there are records, and for how long.
+func (c *checker) tracking(s serviceEntry, service *lb.Service) {
+	ways := map[string]lb.Tracking{}
+	var names []string
+	for _, way := range []lb.Tracking{lb.TrackChanges, lb.TrackNone, lb.TrackAll} {
+		ways[way.String()], names = way, append(names, way.String())
+	}
+	name, _ := want(c.report, s.Tracking, lb.TrackChanges.String(), oneOf(names...))
+	service.Tracking = ways[name]
+	if service.Tracking == lb.TrackNone {
+		if s.FlowLifetime.state == given {
+			c.at(s.FlowLifetime.place, "is of no use to tracking none, by which flows move at once: remove it")
+		}
+		return
+	}
+	service.FlowLifetime, _ = want(c.report, s.FlowLifetime, lb.DefaultFlowLifetime, lasting(10*time.Second, 24*time.Hour))
 }
 
 // serverID reads what the backend puts into its connection IDs; where the file is

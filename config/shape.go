@@ -19,9 +19,11 @@ type nodeSection struct {
 	section
 	Name       value       `yaml:"name"`       // unique in the cluster; default: the host name
 	Interfaces list[value] `yaml:"interfaces"` // required: NICs that carry VIP traffic, the XDP program sits on each
-	DenyFile   value       `yaml:"deny_file"`  // sources whose packets for VIPs are dropped, a prefix a line; default: none
-	Linger     value       `yaml:"linger"`     // how long a node that stops forwards on at most, 1s to 10m; default: 10s
-	XDPMode    value       `yaml:"xdp_mode"`   // auto (native where the driver can, else generic), native, generic; default: auto
+	// Flows that a record can be kept of, 1024 to 16777216, at 80 bytes each. Default: 262144.
+	FlowRecords value `yaml:"flow_records"`
+	DenyFile    value `yaml:"deny_file"` // sources whose packets for VIPs are dropped, a prefix a line; default: none
+	Linger      value `yaml:"linger"`    // how long a node that stops forwards on at most, 1s to 10m; default: 10s
+	XDPMode     value `yaml:"xdp_mode"`  // auto (native where the driver can, else generic), native, generic; default: auto
 }
 
 type clusterSection struct {
@@ -103,6 +105,8 @@ type serviceEntry struct {
 	OuterSources list[value]        `yaml:"outer_sources"` // prefixes, at most one of each family, of all but l2; default: the node's own address
 	QUIC         quicSection        `yaml:"quic"`          // left out: connection IDs are not looked at
 	Backends     list[backendEntry] `yaml:"backends"`      // required
+	Tracking     value              `yaml:"tracking"`      // flows with records: changes (where the table has changed lately), none, all; default: changes
+	FlowLifetime value              `yaml:"flow_lifetime"` // how long after a change flows stay at their backend, 10s to 24h; default: 1h
 	Check        checkSection       `yaml:"check"`         // left out: a tcp check with the defaults
 	Announce     announceSection    `yaml:"announce"`
 	PanicBelow   value              `yaml:"panic_below"` // under this healthy share, health is ignored and all are used; default: 0%, never

@@ -36,6 +36,12 @@ type Dataplane interface {
 	Apply(ctx context.Context, tables []lb.Table) error
 	// Attached is nil while packets reach the data plane.
 	Attached() error
+	// Strayed is when a packet of the service last went elsewhere than new flows of
+	// its slot do. Zero: never.
+	Strayed(service string) time.Time
+	// Holds gives the backends of a service with slots in transition that flows are
+	// still at.
+	Holds(service string) []string
 }
 
 // Announcer tells routers which VIPs this node takes packets for.
@@ -80,6 +86,15 @@ type Config struct {
 	// that there are whenever one is added. Nil: those of the others are all there is.
 	Orders     []lb.Order
 	KeepOrders func([]lb.Order) error
+	// Histories are the services' steps that were kept by a process before, and
+	// KeepHistories keeps those that there are whenever they change. Nil: those of the
+	// others are all there is.
+	Histories     map[string]lb.History
+	KeepHistories func(map[string]lb.History) error
+
+	// Hold says why nothing is to be announced yet, beside what the Controller itself
+	// knows; empty: nothing is against it. Nil: likewise.
+	Hold func() string
 
 	Dataplane Dataplane
 	Announcer Announcer
@@ -104,6 +119,8 @@ type Controller struct {
 	jury      jury
 	self      self
 	orders    book
+	passages  map[string]*passage // by service
+	begun     time.Time
 	done      outcome
 	agreement agreement
 }
@@ -126,11 +143,13 @@ type outcome struct {
 // New gives a Controller that does nothing before Run.
 func New(cfg Config) *Controller {
 	c := &Controller{
-		Config: cfg,
-		woken:  make(chan struct{}, 1),
-		done:   outcome{strained: make(map[netip.Prefix]strain)},
-		orders: make(book),
-		jury:   jury{size: cfg.Size, hold: cfg.PartitionHold},
+		Config:   cfg,
+		woken:    make(chan struct{}, 1),
+		done:     outcome{strained: make(map[netip.Prefix]strain)},
+		orders:   make(book),
+		jury:     jury{size: cfg.Size, hold: cfg.PartitionHold},
+		passages: make(map[string]*passage),
+		begun:    time.Now(),
 	}
 	c.Log = cfg.Log.With("part", "control")
 	c.orders.merge(cfg.Orders)
@@ -241,6 +260,7 @@ func (c *Controller) report(p plan, observations []lb.Observation, now time.Time
 	return lb.Report{
 		Config: p.digest, Tables: c.done.tables, Observations: observations,
 		Settled: c.self.settle(p, len(c.done.assigned), observations, now), Orders: c.orders.list(),
+		Steps: c.steps(),
 	}
 }
 
@@ -263,6 +283,7 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	for i, s := range p.services {
 		decisions[i] = decide(s, found.verdicts, c.orders.directives(s, now), c.Secret, c.done.decisions[s.Name])
 	}
+	c.passAll(decisions, records, others, now)
 	attachErr := c.Dataplane.Attached()
 	var all obstacle
 	drained, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})
@@ -275,6 +296,8 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 		all = obstacle{causeDrained, "this node is draining: it stops"}
 	case draining:
 		all = obstacle{causeDrained, "this node is draining: " + drained.String()}
+	case c.Hold != nil:
+		all = obstacle{causeUnjudged, c.Hold()}
 	}
 	routes, why := announcement(decisions, all)
 	routes = c.damp(c.retire(routes, now), why, now)
@@ -316,7 +339,7 @@ func (c *Controller) apply(ctx context.Context, decisions []decision, routes []l
 		c.done.tablesIn = want
 		c.done.tables = make(map[string]lb.Digest, len(decisions))
 		for _, d := range decisions {
-			c.done.tables[d.service.Name] = d.digest
+			c.done.tables[d.service.Name] = d.digest ^ d.bases.digest
 		}
 	}
 	if withdrawErr != nil {
@@ -378,6 +401,7 @@ func fingerprint(decisions []decision) lb.Digest {
 	for _, d := range decisions {
 		h.Write(binary.BigEndian.AppendUint64(nil, uint64(d.service.digest)))
 		h.Write(binary.BigEndian.AppendUint64(nil, uint64(d.digest)))
+		h.Write(binary.BigEndian.AppendUint64(nil, uint64(d.bases.whole)))
 	}
 	return lb.Digest(h.Sum64())
 }

@@ -79,10 +79,13 @@ type decision struct {
 	orders   directives
 	backends []BackendStatus // sorted by name
 	table    lb.Table
-	digest   lb.Digest
-	judged   bool     // once there was a verdict on every backend
-	panic    string   // why health is ignored; empty where it is not
-	obstacle obstacle // why its VIPs must not be announced
+	digest   lb.Digest // of the table but for its bases
+	bases    laid
+	history  lb.History
+	heldBy   map[string][]string // backends in no slot: members that have flows there
+	judged   bool                // once there was a verdict on every backend
+	panic    string              // why health is ignored; empty where it is not
+	obstacle obstacle            // why its VIPs must not be announced
 }
 
 // obstacle is why VIPs must not be announced; empty where they may.
@@ -204,6 +207,10 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		d.obstacle.cause = cmp.Or(d.obstacle.cause, causeDrained)
 	}
 
+	if len(usable) == 0 && d.judged {
+		// Nobody is to come any more, but who is there can stay.
+		usable = withWeight(alive)
+	}
 	d.table = lb.Table{Service: s.Service, Backends: usable, Alive: alive, HashKey: hashKey(secret, s.Name)}
 	if was := previous.table; slices.Equal(usable, was.Backends) && d.table.HashKey == was.HashKey && s.HashFields() == was.Service.HashFields() {
 		d.table.Slots, d.digest = was.Slots, previous.digest
@@ -219,6 +226,15 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 	d.table.Slots = maglev.Table(s.Name, weighted, maglev.DefaultSize)
 	d.digest = d.table.Digest()
 	return d
+}
+
+// withWeight gives backends a weight that have none.
+func withWeight(backends []lb.Backend) []lb.Backend {
+	backends = slices.Clone(backends)
+	for i := range backends {
+		backends[i].Weight = max(backends[i].Weight, 1)
+	}
+	return backends
 }
 
 // lastVerdict is what the decision holds of b: a check that changed makes all that

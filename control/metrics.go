@@ -19,6 +19,10 @@ var (
 		"1 for each VIP that this node does not announce, or is about to withdraw, by why.", []string{"vip", "cause"}, nil)
 	tableMismatchDesc = prometheus.NewDesc("halfproxy_table_digest_mismatch",
 		"Members whose table of the service has differed from this node's for a while.", []string{"service"}, nil)
+	transitionDesc = prometheus.NewDesc("halfproxy_slots_in_transition",
+		"Slots of a service's table whose backend changed lately: flows in them are looked up.", []string{"service"}, nil)
+	stepsDesc = prometheus.NewDesc("halfproxy_table_steps",
+		"Changes of a service's table that flows may be older than.", []string{"service"}, nil)
 	configMismatchDesc = prometheus.NewDesc("halfproxy_config_mismatch",
 		"Members whose services have differed from this node's for a while.", nil, nil)
 	blindDesc = prometheus.NewDesc("halfproxy_blind_members",
@@ -31,7 +35,7 @@ var (
 type collector struct{ c *Controller }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, panicDesc, vipAnnouncedDesc, vipHeldBackDesc, tableMismatchDesc, configMismatchDesc, blindDesc, frozenDesc} {
+	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, panicDesc, vipAnnouncedDesc, vipHeldBackDesc, tableMismatchDesc, transitionDesc, stepsDesc, configMismatchDesc, blindDesc, frozenDesc} {
 		ch <- d
 	}
 }
@@ -44,6 +48,12 @@ func (m collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range st.Services {
 		gauge(panicDesc, number(s.Panic != ""), s.Name)
 		gauge(tableMismatchDesc, float64(len(s.TableDiffers)), s.Name)
+		var transition Transition
+		if s.Transition != nil {
+			transition = *s.Transition
+		}
+		gauge(transitionDesc, float64(transition.Slots), s.Name)
+		gauge(stepsDesc, float64(transition.Steps), s.Name)
 		for _, b := range s.Backends {
 			gauge(backendUpDesc, number(b.State == lb.Up), s.Name, b.Name)
 			gauge(backendWeightDesc, float64(b.WeightNow()), s.Name, b.Name)

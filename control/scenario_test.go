@@ -33,6 +33,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 //	graceful shutdown D             of routes of a drain (first block only)
 //	hold up D                       of routes that were withdrawn (first block only)
 //	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D] [med=N]
+//	                                [tracking=none|all] [flow_lifetime=D]
 //	                                a backend has the same address in all services, in the same net
 //	remove NAME                     the service goes from the configuration
 //	MEMBER sees X=up Y=down Z=unknown; NAME/X is X as service NAME asks for it;
@@ -45,6 +46,11 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 //	order ACTION KIND NAME [for DURATION]     alice gives it on this node; ACTION is drain, fail, undo or a weight
 //	MEMBER holds ACTION KIND NAME VERSION     an order that bob gave on MEMBER
 //	restart                         of this node, with the orders that it kept
+//	show older flows                say of each table whom it still holds flows for, from now on
+//	older flows of web are active   until they are not:
+//	older flows of web are over
+//	flows are at BACKEND...         still, here
+//	MEMBER has flows of NAME at BACKEND
 //	drain
 //	wait DURATION
 func TestScenarios(t *testing.T) {
@@ -128,6 +134,10 @@ type world struct {
 	control    *Controller
 	stop       func()     // ends control
 	kept       []lb.Order // by KeepOrders
+	keptSteps  map[string]lb.History
+	showsOlder bool
+	active     bool // older flows are
+	holds      []string
 	attached   error
 	applyFails error
 	tellFails  error
@@ -154,6 +164,7 @@ func (w *world) start(ctx context.Context) {
 		Node: "lb1", Size: w.size, PartitionHold: partitionHold, GracefulShutdown: w.shutdown, HoldUp: w.holdUp, Secret: []byte("secret"),
 		Dataplane: w, Announcer: w, Cluster: w, Checker: w, Log: slog.New(handler),
 		Orders: w.kept, KeepOrders: func(all []lb.Order) error { w.kept = all; return nil },
+		Histories: w.keptSteps, KeepHistories: func(all map[string]lb.History) error { w.keptSteps = all; return nil },
 	})
 	w.control.SetServices(w.services)
 	go w.control.Run(ctx)
@@ -220,6 +231,14 @@ func (w *world) happen(line string) {
 		if err := w.control.Order(w.t.Context(), order); err != nil {
 			w.calls = append(w.calls, "refused: "+err.Error())
 		}
+	case strings.HasPrefix(line, "flows are at "):
+		w.holds = words[3:]
+	case line == "show older flows":
+		w.showsOlder = true
+	case strings.HasPrefix(line, "older flows"):
+		w.mu.Lock()
+		w.active = strings.HasSuffix(line, "active")
+		w.mu.Unlock()
 	case words[0] == "restart":
 		w.stop()
 		w.start(w.t.Context())
@@ -284,6 +303,8 @@ func (w *world) member(name, does string, words []string) {
 		order := w.order(words[:3])
 		order.By, order.Member, order.Version, order.At = "bob", name, uint64(w.number(words[3])), time.Now().UTC()
 		r.Report.Orders = append(slices.Clone(r.Report.Orders), order)
+	case strings.HasPrefix(does, "has flows of "):
+		r.Report.Steps = map[string]lb.History{words[2]: {Held: words[4:]}}
 	case does == "agrees":
 		delete(w.differs, name)
 	default:
@@ -368,6 +389,14 @@ func (w *world) setService(name string, words []string) {
 				w.t.Fatal(err)
 			}
 			s.Check = lb.Check{Interval: interval, Timeout: interval / 2, Rise: 2, Fall: 3, Path: s.Check.Path}
+		case "tracking":
+			s.Tracking = map[string]lb.Tracking{"none": lb.TrackNone, "all": lb.TrackAll}[value]
+		case "flow_lifetime":
+			lifetime, err := time.ParseDuration(value)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			s.FlowLifetime = lifetime
 		case "path":
 			s.Check.Path = value
 		case "slow_start":
@@ -442,6 +471,9 @@ func (w *world) seen() string {
 			if b.Ahead > 0 {
 				fmt.Fprintf(&out, " weight %d/%d", b.WeightNow(), b.Weight)
 			}
+			if by := s.HeldBy[b.Name]; len(by) > 0 {
+				fmt.Fprintf(&out, " held by %v", by)
+			}
 			out.WriteString(",")
 		}
 		if s.Announced {
@@ -490,6 +522,9 @@ func (w *world) Apply(_ context.Context, tables []lb.Table) error {
 			}
 		}
 		words = append(words, fmt.Sprintf("%s=%v", t.Service.Name, used))
+		if w.showsOlder {
+			words[len(words)-1] += older(t)
+		}
 		if t.Service.QUIC != (lb.QUIC{}) {
 			var alive []string
 			for _, b := range t.Alive {
@@ -509,6 +544,37 @@ func (w *world) Attached() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.attached
+}
+
+func (w *world) Strayed(string) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.active {
+		return time.Now()
+	}
+	return time.Time{}
+}
+
+func (w *world) Holds(string) []string { return w.holds }
+
+// older names whom the table's slots in transition hold flows for.
+func older(t lb.Table) string {
+	if t.Bases == nil {
+		return ""
+	}
+	names, settling := make(map[string]bool), ""
+	for i, b := range t.Bases {
+		if !b.InTransition {
+			continue
+		}
+		if name := t.Alive[b.Backend].Name; name != t.Backends[t.Slots[i]].Name {
+			names[name] = true
+		}
+		if b.Settling {
+			settling = ", settling"
+		}
+	}
+	return fmt.Sprintf(" (older flows: %v%s)", slices.Sorted(maps.Keys(names)), settling)
 }
 
 func (w *world) Announce(_ context.Context, routes []lb.Route) error {

@@ -34,8 +34,17 @@ type ServiceStatus struct {
 	Reason       string // why they are not
 	Panic        string // why health is ignored and all backends are used; empty: it is not
 	Table        lb.Digest
-	TableDiffers []string // members whose table has differed for a while, sorted
+	TableDiffers []string    // members whose table has differed for a while, sorted
+	Transition   *Transition // nil: every flow is where its slot says
 	Backends     []BackendStatus
+	HeldBy       map[string][]string // backends that get no new flows: members that have older ones there
+}
+
+// Transition is that of a table which has changed lately.
+type Transition struct {
+	Since, Until time.Time // of its first change; and when the last is as old as flows become
+	Steps        int       // changes
+	Slots        int       // whose backend changed
 }
 
 // BackendStatus is how one backend stood.
@@ -70,7 +79,12 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 		decided := c.done.decisions[s.Name]
 		ss := ServiceStatus{
 			Service: s.Service, Announced: true, Reason: why.services[s.Name], Panic: decided.panic,
-			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends,
+			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends, HeldBy: decided.heldBy,
+		}
+		if steps := decided.history.Steps; decided.bases.transition > 0 && len(steps) > 1 {
+			ss.Transition = &Transition{
+				Since: steps[1].Since, Until: steps[len(steps)-1].Since.Add(s.Lifetime()), Steps: len(steps) - 1, Slots: decided.bases.transition,
+			}
 		}
 		for _, vip := range s.VIPs {
 			if o := why.vips[vip]; o.reason != "" {

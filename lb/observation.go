@@ -64,12 +64,13 @@ type Observation struct {
 
 // Report is all that a member tells the others, whole each time.
 type Report struct {
-	Config       Digest            // of the services, as Digest of DigestServices
-	Tables       map[string]Digest // service name to the digest of its table in the data plane
-	Observations []Observation     // sorted by target
-	Orders       []Order           // all that it knows of, by subject, those undone included
-	Settled      bool              // it has seen enough since its start: its observations are votes
-	Leaving      bool              // a planned stop: no votes from here any more
+	Config       Digest             // of the services, as Digest of DigestServices
+	Tables       map[string]Digest  // service name to the digest of its table in the data plane
+	Observations []Observation      // sorted by target
+	Orders       []Order            // all that it knows of, by subject, those undone included
+	Steps        map[string]History // by service, of those whose flows may be elsewhere than their tables say
+	Settled      bool               // it has seen enough since its start: its observations are votes
+	Leaving      bool               // a planned stop: no votes from here any more
 }
 
 // Record is the newest report of one member as some other member holds it.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Protocol is an IANA protocol number as it stands in the IP header.
@@ -132,6 +133,8 @@ type Service struct {
 	OuterSources []netip.Prefix
 	QUIC         QUIC      // of the UDP ports
 	Backends     []Backend // names are unique, the order does not matter
+	Tracking     Tracking
+	FlowLifetime time.Duration // none: DefaultFlowLifetime
 	Check        Check
 	// Observers is how many members check each backend; 0: all of them.
 	Observers int

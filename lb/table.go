@@ -22,6 +22,8 @@ type Table struct {
 	// Alive are the backends that live, sorted by name: those in Backends, and
 	// those that get no new flows. A QUIC connection ID leads to any of them.
 	Alive []Backend
+	// Bases holds, for each slot, where older flows go. Nil: where new ones do.
+	Bases []Base
 	// HashKey keys the flow hash of this service (SipHash-1-3).
 	HashKey [16]byte
 }
@@ -35,8 +37,9 @@ func (d Digest) String() string {
 	return hex.EncodeToString(b[:])
 }
 
-// Digest covers everything that decides where a flow goes: the hash key and what
-// is hashed, the slots, the backends' names and addresses, and their server IDs.
+// Digest covers everything that decides where a flow goes but for the bases: the hash
+// key and what is hashed, the slots, the backends' names and addresses, and their server
+// IDs.
 func (t Table) Digest() Digest {
 	h := sha256.New()
 	h.Write(t.HashKey[:])

@@ -94,9 +94,10 @@ type benchLook struct {
 		Length uint32
 		Ipv6   bool
 		Syn    bool
+		Ends   bool
 		Tos    uint8
 		Ttl    uint8
-		_      [4]byte
+		_      [3]byte
 	}
 	Finding struct {
 		_        structs.HostLayout
@@ -150,6 +151,15 @@ type benchLook struct {
 	}
 }
 
+type benchPace struct {
+	_        structs.HostLayout
+	Next     uint64
+	Interval uint64
+	Burst    uint64
+	Now      uint32
+	Pad      uint32
+}
+
 type benchPort struct {
 	_       structs.HostLayout
 	Mac     uint64
@@ -178,6 +188,15 @@ type benchRanges struct {
 	}
 }
 
+type benchRecord struct {
+	_       structs.HostLayout
+	Service uint16
+	Backend uint16
+	Used    uint16
+	Life    uint8
+	State   uint8
+}
+
 type benchServerId struct {
 	_       structs.HostLayout
 	Service uint32
@@ -203,6 +222,7 @@ type benchSlotPage struct {
 	Slots [2048]struct {
 		_       structs.HostLayout
 		Current uint16
+		Base    uint16
 	}
 }
 
@@ -221,7 +241,7 @@ type benchTrace struct {
 	Backend uint32
 	Hash    uint64
 	Egress  uint32
-	Pad     uint32
+	Tracked uint32
 }
 
 type benchVerdict uint32
@@ -278,20 +298,26 @@ const (
 	benchMapActions         = "actions"
 	benchMapAllowances      = "allowances"
 	benchMapBackendCounters = "backend_counters"
+	benchMapBackendIds      = "backend_ids"
 	benchMapBackends        = "backends"
+	benchMapConfirmed       = "confirmed"
 	benchMapDenied          = "denied"
 	benchMapDirectory       = "directory"
 	benchMapEchoLimits      = "echo_limits"
 	benchMapFragments       = "fragments"
 	benchMapLimits          = "limits"
 	benchMapLooks           = "looks"
+	benchMapPace            = "pace"
 	benchMapPortRanges      = "port_ranges"
 	benchMapQuicCounters    = "quic_counters"
+	benchMapRecords         = "records"
 	benchMapServerIds       = "server_ids"
 	benchMapServices        = "services"
 	benchMapSlots           = "slots"
 	benchMapSources         = "sources"
+	benchMapStrayed         = "strayed"
 	benchMapTraces          = "traces"
+	benchMapTrackedPackets  = "tracked_packets"
 	benchMapVerdicts        = "verdicts"
 	benchMapVipPrefixes     = "vip_prefixes"
 	benchMapVips            = "vips"
@@ -302,6 +328,7 @@ const (
 	benchProgSink           = "sink"
 	benchVarBench           = "bench"
 	benchVarFloorOnly       = "floor_only"
+	benchVarLooking         = "looking"
 	benchVarSelf            = "self"
 	benchVarTraced          = "traced"
 )
@@ -362,20 +389,26 @@ type benchMapSpecs struct {
 	Actions         *ebpf.MapSpec `ebpf:"actions"`
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
+	BackendIds      *ebpf.MapSpec `ebpf:"backend_ids"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Confirmed       *ebpf.MapSpec `ebpf:"confirmed"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Directory       *ebpf.MapSpec `ebpf:"directory"`
 	EchoLimits      *ebpf.MapSpec `ebpf:"echo_limits"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
+	Pace            *ebpf.MapSpec `ebpf:"pace"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	QuicCounters    *ebpf.MapSpec `ebpf:"quic_counters"`
+	Records         *ebpf.MapSpec `ebpf:"records"`
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strayed         *ebpf.MapSpec `ebpf:"strayed"`
 	Traces          *ebpf.MapSpec `ebpf:"traces"`
+	TrackedPackets  *ebpf.MapSpec `ebpf:"tracked_packets"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -387,6 +420,7 @@ type benchMapSpecs struct {
 type benchVariableSpecs struct {
 	Bench     *ebpf.VariableSpec `ebpf:"bench"`
 	FloorOnly *ebpf.VariableSpec `ebpf:"floor_only"`
+	Looking   *ebpf.VariableSpec `ebpf:"looking"`
 	Self      *ebpf.VariableSpec `ebpf:"self"`
 	Traced    *ebpf.VariableSpec `ebpf:"traced"`
 }
@@ -414,20 +448,26 @@ type benchMaps struct {
 	Actions         *ebpf.Map `ebpf:"actions"`
 	Allowances      *ebpf.Map `ebpf:"allowances"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
+	BackendIds      *ebpf.Map `ebpf:"backend_ids"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Confirmed       *ebpf.Map `ebpf:"confirmed"`
 	Denied          *ebpf.Map `ebpf:"denied"`
 	Directory       *ebpf.Map `ebpf:"directory"`
 	EchoLimits      *ebpf.Map `ebpf:"echo_limits"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
+	Pace            *ebpf.Map `ebpf:"pace"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	QuicCounters    *ebpf.Map `ebpf:"quic_counters"`
+	Records         *ebpf.Map `ebpf:"records"`
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strayed         *ebpf.Map `ebpf:"strayed"`
 	Traces          *ebpf.Map `ebpf:"traces"`
+	TrackedPackets  *ebpf.Map `ebpf:"tracked_packets"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -438,20 +478,26 @@ func (m *benchMaps) Close() error {
 		m.Actions,
 		m.Allowances,
 		m.BackendCounters,
+		m.BackendIds,
 		m.Backends,
+		m.Confirmed,
 		m.Denied,
 		m.Directory,
 		m.EchoLimits,
 		m.Fragments,
 		m.Limits,
 		m.Looks,
+		m.Pace,
 		m.PortRanges,
 		m.QuicCounters,
+		m.Records,
 		m.ServerIds,
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Strayed,
 		m.Traces,
+		m.TrackedPackets,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
@@ -464,6 +510,7 @@ func (m *benchMaps) Close() error {
 type benchVariables struct {
 	Bench     *ebpf.Variable `ebpf:"bench"`
 	FloorOnly *ebpf.Variable `ebpf:"floor_only"`
+	Looking   *ebpf.Variable `ebpf:"looking"`
 	Self      *ebpf.Variable `ebpf:"self"`
 	Traced    *ebpf.Variable `ebpf:"traced"`
 }

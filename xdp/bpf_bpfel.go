@@ -76,9 +76,10 @@ type bpfLook struct {
 		Length uint32
 		Ipv6   bool
 		Syn    bool
+		Ends   bool
 		Tos    uint8
 		Ttl    uint8
-		_      [4]byte
+		_      [3]byte
 	}
 	Finding struct {
 		_        structs.HostLayout
@@ -132,6 +133,15 @@ type bpfLook struct {
 	}
 }
 
+type bpfPace struct {
+	_        structs.HostLayout
+	Next     uint64
+	Interval uint64
+	Burst    uint64
+	Now      uint32
+	Pad      uint32
+}
+
 type bpfPath struct {
 	_       structs.HostLayout
 	Source  [6]uint8
@@ -173,6 +183,15 @@ type bpfRanges struct {
 	Range [16]bpfRange
 }
 
+type bpfRecord struct {
+	_       structs.HostLayout
+	Service uint16
+	Backend uint16
+	Used    uint16
+	Life    uint8
+	State   uint8
+}
+
 type bpfServerId struct {
 	_       structs.HostLayout
 	Service uint32
@@ -191,6 +210,7 @@ type bpfService struct {
 type bpfSlot struct {
 	_       structs.HostLayout
 	Current uint16
+	Base    uint16
 }
 
 type bpfSlotPage struct {
@@ -220,8 +240,19 @@ type bpfTrace struct {
 	Backend uint32
 	Hash    uint64
 	Egress  uint32
-	Pad     uint32
+	Tracked bpfTracked
 }
+
+type bpfTracked uint32
+
+const (
+	bpfTrackedTRACKED_RECORDED   bpfTracked = 0
+	bpfTrackedTRACKED_REFUSED    bpfTracked = 1
+	bpfTrackedTRACKED_BY_RECORD  bpfTracked = 2
+	bpfTrackedTRACKED_BY_BASE    bpfTracked = 3
+	bpfTrackedTRACKED_BY_CURRENT bpfTracked = 4
+	bpfTrackedTRACKED_MAX        bpfTracked = 5
+)
 
 type bpfVerdict uint32
 
@@ -278,24 +309,31 @@ type bpfVipKey struct {
 const (
 	bpfMapAllowances      = "allowances"
 	bpfMapBackendCounters = "backend_counters"
+	bpfMapBackendIds      = "backend_ids"
 	bpfMapBackends        = "backends"
+	bpfMapConfirmed       = "confirmed"
 	bpfMapDenied          = "denied"
 	bpfMapDirectory       = "directory"
 	bpfMapEchoLimits      = "echo_limits"
 	bpfMapFragments       = "fragments"
 	bpfMapLimits          = "limits"
 	bpfMapLooks           = "looks"
+	bpfMapPace            = "pace"
 	bpfMapPortRanges      = "port_ranges"
 	bpfMapQuicCounters    = "quic_counters"
+	bpfMapRecords         = "records"
 	bpfMapServerIds       = "server_ids"
 	bpfMapServices        = "services"
 	bpfMapSlots           = "slots"
 	bpfMapSources         = "sources"
+	bpfMapStrayed         = "strayed"
 	bpfMapTraces          = "traces"
+	bpfMapTrackedPackets  = "tracked_packets"
 	bpfMapVerdicts        = "verdicts"
 	bpfMapVipPrefixes     = "vip_prefixes"
 	bpfMapVips            = "vips"
 	bpfProgBalance        = "balance"
+	bpfVarLooking         = "looking"
 	bpfVarSelf            = "self"
 	bpfVarTraced          = "traced"
 )
@@ -351,20 +389,26 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
+	BackendIds      *ebpf.MapSpec `ebpf:"backend_ids"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Confirmed       *ebpf.MapSpec `ebpf:"confirmed"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Directory       *ebpf.MapSpec `ebpf:"directory"`
 	EchoLimits      *ebpf.MapSpec `ebpf:"echo_limits"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
+	Pace            *ebpf.MapSpec `ebpf:"pace"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	QuicCounters    *ebpf.MapSpec `ebpf:"quic_counters"`
+	Records         *ebpf.MapSpec `ebpf:"records"`
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strayed         *ebpf.MapSpec `ebpf:"strayed"`
 	Traces          *ebpf.MapSpec `ebpf:"traces"`
+	TrackedPackets  *ebpf.MapSpec `ebpf:"tracked_packets"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -374,8 +418,9 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	Self   *ebpf.VariableSpec `ebpf:"self"`
-	Traced *ebpf.VariableSpec `ebpf:"traced"`
+	Looking *ebpf.VariableSpec `ebpf:"looking"`
+	Self    *ebpf.VariableSpec `ebpf:"self"`
+	Traced  *ebpf.VariableSpec `ebpf:"traced"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -400,20 +445,26 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	Allowances      *ebpf.Map `ebpf:"allowances"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
+	BackendIds      *ebpf.Map `ebpf:"backend_ids"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Confirmed       *ebpf.Map `ebpf:"confirmed"`
 	Denied          *ebpf.Map `ebpf:"denied"`
 	Directory       *ebpf.Map `ebpf:"directory"`
 	EchoLimits      *ebpf.Map `ebpf:"echo_limits"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
+	Pace            *ebpf.Map `ebpf:"pace"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	QuicCounters    *ebpf.Map `ebpf:"quic_counters"`
+	Records         *ebpf.Map `ebpf:"records"`
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strayed         *ebpf.Map `ebpf:"strayed"`
 	Traces          *ebpf.Map `ebpf:"traces"`
+	TrackedPackets  *ebpf.Map `ebpf:"tracked_packets"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -423,20 +474,26 @@ func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.Allowances,
 		m.BackendCounters,
+		m.BackendIds,
 		m.Backends,
+		m.Confirmed,
 		m.Denied,
 		m.Directory,
 		m.EchoLimits,
 		m.Fragments,
 		m.Limits,
 		m.Looks,
+		m.Pace,
 		m.PortRanges,
 		m.QuicCounters,
+		m.Records,
 		m.ServerIds,
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Strayed,
 		m.Traces,
+		m.TrackedPackets,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
@@ -447,8 +504,9 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	Self   *ebpf.Variable `ebpf:"self"`
-	Traced *ebpf.Variable `ebpf:"traced"`
+	Looking *ebpf.Variable `ebpf:"looking"`
+	Self    *ebpf.Variable `ebpf:"self"`
+	Traced  *ebpf.Variable `ebpf:"traced"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -65,8 +65,10 @@ type captureTargets struct {
 const (
 	captureMapAllowances      = "allowances"
 	captureMapBackendCounters = "backend_counters"
+	captureMapBackendIds      = "backend_ids"
 	captureMapBackends        = "backends"
 	captureMapCaptureCounts   = "capture_counts"
+	captureMapConfirmed       = "confirmed"
 	captureMapDenied          = "denied"
 	captureMapDirectory       = "directory"
 	captureMapEchoLimits      = "echo_limits"
@@ -74,14 +76,18 @@ const (
 	captureMapFrames          = "frames"
 	captureMapLimits          = "limits"
 	captureMapLooks           = "looks"
+	captureMapPace            = "pace"
 	captureMapPortRanges      = "port_ranges"
 	captureMapQuicCounters    = "quic_counters"
+	captureMapRecords         = "records"
 	captureMapRing            = "ring"
 	captureMapServerIds       = "server_ids"
 	captureMapServices        = "services"
 	captureMapSlots           = "slots"
 	captureMapSources         = "sources"
+	captureMapStrayed         = "strayed"
 	captureMapTraces          = "traces"
+	captureMapTrackedPackets  = "tracked_packets"
 	captureMapVerdicts        = "verdicts"
 	captureMapVipPrefixes     = "vip_prefixes"
 	captureMapVips            = "vips"
@@ -90,6 +96,7 @@ const (
 	captureVarAim             = "aim"
 	captureVarAsked           = "asked"
 	captureVarGrant           = "grant"
+	captureVarLooking         = "looking"
 	captureVarSelf            = "self"
 	captureVarTraced          = "traced"
 )
@@ -146,8 +153,10 @@ type captureProgramSpecs struct {
 type captureMapSpecs struct {
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
+	BackendIds      *ebpf.MapSpec `ebpf:"backend_ids"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	CaptureCounts   *ebpf.MapSpec `ebpf:"capture_counts"`
+	Confirmed       *ebpf.MapSpec `ebpf:"confirmed"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Directory       *ebpf.MapSpec `ebpf:"directory"`
 	EchoLimits      *ebpf.MapSpec `ebpf:"echo_limits"`
@@ -155,14 +164,18 @@ type captureMapSpecs struct {
 	Frames          *ebpf.MapSpec `ebpf:"frames"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
 	Looks           *ebpf.MapSpec `ebpf:"looks"`
+	Pace            *ebpf.MapSpec `ebpf:"pace"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	QuicCounters    *ebpf.MapSpec `ebpf:"quic_counters"`
+	Records         *ebpf.MapSpec `ebpf:"records"`
 	Ring            *ebpf.MapSpec `ebpf:"ring"`
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strayed         *ebpf.MapSpec `ebpf:"strayed"`
 	Traces          *ebpf.MapSpec `ebpf:"traces"`
+	TrackedPackets  *ebpf.MapSpec `ebpf:"tracked_packets"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -172,11 +185,12 @@ type captureMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type captureVariableSpecs struct {
-	Aim    *ebpf.VariableSpec `ebpf:"aim"`
-	Asked  *ebpf.VariableSpec `ebpf:"asked"`
-	Grant  *ebpf.VariableSpec `ebpf:"grant"`
-	Self   *ebpf.VariableSpec `ebpf:"self"`
-	Traced *ebpf.VariableSpec `ebpf:"traced"`
+	Aim     *ebpf.VariableSpec `ebpf:"aim"`
+	Asked   *ebpf.VariableSpec `ebpf:"asked"`
+	Grant   *ebpf.VariableSpec `ebpf:"grant"`
+	Looking *ebpf.VariableSpec `ebpf:"looking"`
+	Self    *ebpf.VariableSpec `ebpf:"self"`
+	Traced  *ebpf.VariableSpec `ebpf:"traced"`
 }
 
 // captureObjects contains all objects after they have been loaded into the kernel.
@@ -201,8 +215,10 @@ func (o *captureObjects) Close() error {
 type captureMaps struct {
 	Allowances      *ebpf.Map `ebpf:"allowances"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
+	BackendIds      *ebpf.Map `ebpf:"backend_ids"`
 	Backends        *ebpf.Map `ebpf:"backends"`
 	CaptureCounts   *ebpf.Map `ebpf:"capture_counts"`
+	Confirmed       *ebpf.Map `ebpf:"confirmed"`
 	Denied          *ebpf.Map `ebpf:"denied"`
 	Directory       *ebpf.Map `ebpf:"directory"`
 	EchoLimits      *ebpf.Map `ebpf:"echo_limits"`
@@ -210,14 +226,18 @@ type captureMaps struct {
 	Frames          *ebpf.Map `ebpf:"frames"`
 	Limits          *ebpf.Map `ebpf:"limits"`
 	Looks           *ebpf.Map `ebpf:"looks"`
+	Pace            *ebpf.Map `ebpf:"pace"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	QuicCounters    *ebpf.Map `ebpf:"quic_counters"`
+	Records         *ebpf.Map `ebpf:"records"`
 	Ring            *ebpf.Map `ebpf:"ring"`
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strayed         *ebpf.Map `ebpf:"strayed"`
 	Traces          *ebpf.Map `ebpf:"traces"`
+	TrackedPackets  *ebpf.Map `ebpf:"tracked_packets"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -227,8 +247,10 @@ func (m *captureMaps) Close() error {
 	return _CaptureClose(
 		m.Allowances,
 		m.BackendCounters,
+		m.BackendIds,
 		m.Backends,
 		m.CaptureCounts,
+		m.Confirmed,
 		m.Denied,
 		m.Directory,
 		m.EchoLimits,
@@ -236,14 +258,18 @@ func (m *captureMaps) Close() error {
 		m.Frames,
 		m.Limits,
 		m.Looks,
+		m.Pace,
 		m.PortRanges,
 		m.QuicCounters,
+		m.Records,
 		m.Ring,
 		m.ServerIds,
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Strayed,
 		m.Traces,
+		m.TrackedPackets,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
@@ -254,11 +280,12 @@ func (m *captureMaps) Close() error {
 //
 // It can be passed to loadCaptureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type captureVariables struct {
-	Aim    *ebpf.Variable `ebpf:"aim"`
-	Asked  *ebpf.Variable `ebpf:"asked"`
-	Grant  *ebpf.Variable `ebpf:"grant"`
-	Self   *ebpf.Variable `ebpf:"self"`
-	Traced *ebpf.Variable `ebpf:"traced"`
+	Aim     *ebpf.Variable `ebpf:"aim"`
+	Asked   *ebpf.Variable `ebpf:"asked"`
+	Grant   *ebpf.Variable `ebpf:"grant"`
+	Looking *ebpf.Variable `ebpf:"looking"`
+	Self    *ebpf.Variable `ebpf:"self"`
+	Traced  *ebpf.Variable `ebpf:"traced"`
 }
 
 // capturePrograms contains all programs after they have been loaded into the kernel.

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,9 +33,12 @@ type Config struct {
 	// there can be no such directory the log says so, and they do too. The
 	// directory that it is in is halfproxy's: what dead nodes left there is
 	// cleared away.
-	Pin        string
-	Log        *slog.Logger          // nil: no log
-	Registerer prometheus.Registerer // nil: no metrics
+	Pin string
+	// FlowRecords is how many flows there is room for to note down the backend of.
+	// 0: 262144.
+	FlowRecords int
+	Log         *slog.Logger          // nil: no log
+	Registerer  prometheus.Registerer // nil: no metrics
 }
 
 // Room for tables to begin with: it grows with what is applied.
@@ -76,6 +80,7 @@ type Dataplane struct {
 	warned     bool // of encapsulation in generic mode
 	denied     map[netip.Prefix]bool
 	capturing  *capture // nil: nobody captures
+	records    *records
 
 	denying sync.Mutex // one Deny at a time; taken before mu
 
@@ -114,7 +119,7 @@ func New(cfg Config) (*Dataplane, error) {
 		tails:    make(map[uint32]bpfCounter),
 		denied:   make(map[netip.Prefix]bool),
 	}
-	if err := d.load(cfg.Interfaces, cfg.Pin); err != nil {
+	if err := d.load(cfg); err != nil {
 		return nil, errors.Join(err, d.Leave())
 	}
 	m, err := newMetrics(d, cfg.Registerer)
@@ -125,8 +130,8 @@ func New(cfg Config) (*Dataplane, error) {
 	return d, nil
 }
 
-func (d *Dataplane) load(interfaces []string, pin string) error {
-	links, err := findInterfaces(interfaces)
+func (d *Dataplane) load(cfg Config) error {
+	links, err := findInterfaces(cfg.Interfaces)
 	if err != nil {
 		return err
 	}
@@ -134,7 +139,7 @@ func (d *Dataplane) load(interfaces []string, pin string) error {
 		if d.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return fmt.Errorf("open netlink: %w", err)
 		}
-		if err := d.openPins(pin); err != nil {
+		if err := d.openPins(cfg.Pin); err != nil {
 			return err
 		}
 	}
@@ -148,8 +153,12 @@ func (d *Dataplane) load(interfaces []string, pin string) error {
 	if d.spec, err = loadBpf(); err != nil {
 		return fmt.Errorf("read the embedded program: %w", err)
 	}
+	d.spec.Maps[bpfMapRecords].MaxEntries = uint32(cmp.Or(cfg.FlowRecords, defaultFlowRecords))
 	if d.store, err = newStore(d.spec, nil, firstPages, firstBackends); err != nil {
 		return explainLoad(fmt.Errorf("make the program's maps: %w", err))
+	}
+	if d.records, err = newRecords(d.store); err != nil {
+		return err
 	}
 	if m := d.pins.inherit(bpfMapFragments, d.spec.Maps[bpfMapFragments]); m != nil {
 		d.store.maps[bpfMapFragments].Close()
@@ -265,10 +274,15 @@ func explainLoad(err error) error {
 	return err
 }
 
-// Run keeps the backends' next hops as the kernel's routes and neighbours are,
-// and the program on its interfaces when one is made anew. It returns nil when
+// Run keeps the backends' next hops as the kernel's routes and neighbours are, the
+// records of flows that go on, and the program on its interfaces when one is made anew. It returns nil when
 // ctx ends.
 func (d *Dataplane) Run(ctx context.Context) error {
+	var keeper sync.WaitGroup
+	defer keeper.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	keeper.Go(func() { d.keepRecords(ctx) })
 	if d.netlink == nil {
 		<-ctx.Done()
 		return nil
@@ -344,6 +358,9 @@ func (d *Dataplane) end(keep bool) error {
 	defer d.asking.Unlock()
 	if d.asked != nil {
 		errs = append(errs, d.asked.Close())
+	}
+	if d.records != nil {
+		errs = append(errs, d.records.close())
 	}
 	if d.store != nil {
 		errs = append(errs, d.store.close())

@@ -16,6 +16,10 @@ var (
 	backendPacketsDesc = prometheus.NewDesc("halfproxy_backend_packets_total", "Packets forwarded to a backend.", []string{"service", "backend"}, nil)
 	backendBytesDesc   = prometheus.NewDesc("halfproxy_backend_bytes_total", "Bytes forwarded to a backend, in frames as they came in.", []string{"service", "backend"}, nil)
 	deniedDesc         = prometheus.NewDesc("halfproxy_denied_prefixes", "Prefixes on the deny list.", nil, nil)
+	recordsDesc        = prometheus.NewDesc("halfproxy_flow_records", "Records of flows that are held.", nil, nil)
+	recordsRoomDesc    = prometheus.NewDesc("halfproxy_flow_records_max", "Records of flows that there is room for.", nil, nil)
+	trackedDesc        = prometheus.NewDesc("halfproxy_tracked_packets_total", "Packets of slots in transition, by what their backend was chosen by: a new record (recorded), their flow's record, or the slot's base or current backend; refused are those that got no record because too many were made.", []string{"by"}, nil)
+	backendRecordsDesc = prometheus.NewDesc("halfproxy_backend_flow_records", "Records of flows that lead to a backend, of services with slots in transition.", []string{"service", "backend"}, nil)
 	backendFlowsDesc   = prometheus.NewDesc("halfproxy_backend_flows_total", "New flows of TCP and SCTP forwarded to a backend.", []string{"service", "backend"}, nil)
 )
 
@@ -59,7 +63,9 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- desc
 	}
-	ch <- deniedDesc
+	for _, desc := range []*prometheus.Desc{deniedDesc, recordsDesc, recordsRoomDesc, trackedDesc, backendRecordsDesc} {
+		ch <- desc
+	}
 	m.swap.Describe(ch)
 }
 
@@ -77,7 +83,19 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for verdict, count := range stats.Verdicts {
 		counter(packetsDesc, count.Packets, verdict.String())
 	}
+	gauge := func(desc *prometheus.Desc, value int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), labels...)
+	}
+	r := stats.Records
+	gauge(recordsDesc, r.Held)
+	gauge(recordsRoomDesc, r.Room)
+	for by, n := range map[string]uint64{"recorded": r.Recorded, "refused": r.Refused, "record": r.ByRecord, "base": r.ByBase, "current": r.ByCurrent} {
+		counter(trackedDesc, n, by)
+	}
 	for name, service := range stats.Services {
+		for backend, use := range service.Uses {
+			gauge(backendRecordsDesc, use.Records, name, backend)
+		}
 		counter(servicePacketsDesc, service.Packets, name)
 		counter(serviceBytesDesc, service.Bytes, name)
 		counter(serviceFlowsDesc, service.Flows, name)

@@ -29,6 +29,7 @@ const (
 	hopGUE      = 1 << 53
 	hopChecksum = 1 << 54
 	hopVLAN     = 1 << 55
+	hopLifeBit  = 56
 
 	vlan8021AD = 0x1000 // of a path's vlan
 )
@@ -486,7 +487,7 @@ func (d *Dataplane) point(b *backend, hop uint64, path bpfPath) {
 		entry.Path[side] = path
 		b.turned = time.Now()
 	}
-	if hop |= side << hopPathBit; hop != now {
+	if hop |= side<<hopPathBit | b.lifeBits(); hop != now {
 		atomic.StoreUint64(&entry.NextHop, hop)
 	}
 }

@@ -238,20 +238,28 @@ func remove(l link.Link) error {
 // by, if it has this layout: what a program noted down itself, user space could
 // not fill in. nil: there is none.
 func (p *pins) inherit(name string, spec *ebpf.MapSpec) *ebpf.Map {
+	m := p.open(name)
+	if m == nil {
+		return nil
+	}
+	if err := spec.Compatible(m); err != nil {
+		p.log.Info("map of the process before is not taken over", "map", name, "err", err)
+		m.Close()
+		return nil
+	}
+	return m
+}
+
+// open gives the map of that name that was pinned last. nil: there is none.
+func (p *pins) open(name string) *ebpf.Map {
 	if p == nil {
 		return nil
 	}
 	for _, n := range slices.Backward(p.numbers()) {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(p.dir, strconv.Itoa(n), mapsDir, name), nil)
-		if err != nil {
-			continue // left by a start that failed
+		if err == nil { // else left by a start that failed
+			return m
 		}
-		if err := spec.Compatible(m); err != nil {
-			p.log.Info("map of the process before is not taken over", "map", name, "err", err)
-			m.Close()
-			return nil
-		}
-		return m
 	}
 	return nil
 }
@@ -438,6 +446,8 @@ func (d *Dataplane) TakeOver() error {
 	defer d.mu.Unlock()
 	d.attached.Lock()
 	defer d.attached.Unlock()
+	// Twice: the program before goes on making records while they are read.
+	d.inheritRecords()
 	var errs []error
 	for _, p := range d.ports {
 		if !p.held {
@@ -454,6 +464,7 @@ func (d *Dataplane) TakeOver() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	d.inheritRecords()
 	d.tidyPins()
 	return nil
 }

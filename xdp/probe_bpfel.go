@@ -25,21 +25,27 @@ const (
 const (
 	probeMapAllowances      = "allowances"
 	probeMapBackendCounters = "backend_counters"
+	probeMapBackendIds      = "backend_ids"
 	probeMapBackends        = "backends"
+	probeMapConfirmed       = "confirmed"
 	probeMapDenied          = "denied"
 	probeMapDirectory       = "directory"
 	probeMapEchoLimits      = "echo_limits"
 	probeMapFragments       = "fragments"
 	probeMapLimits          = "limits"
+	probeMapPace            = "pace"
 	probeMapPortRanges      = "port_ranges"
 	probeMapProbeEnds       = "probe_ends"
 	probeMapProbed          = "probed"
 	probeMapQuicCounters    = "quic_counters"
+	probeMapRecords         = "records"
 	probeMapServerIds       = "server_ids"
 	probeMapServices        = "services"
 	probeMapSlots           = "slots"
 	probeMapSources         = "sources"
+	probeMapStrayed         = "strayed"
 	probeMapTraces          = "traces"
+	probeMapTrackedPackets  = "tracked_packets"
 	probeMapVerdicts        = "verdicts"
 	probeMapVipPrefixes     = "vip_prefixes"
 	probeMapVips            = "vips"
@@ -48,6 +54,7 @@ const (
 	probeProgTakeAnswer     = "take_answer"
 	probeVarDeviceIfindex   = "device_ifindex"
 	probeVarDeviceMac       = "device_mac"
+	probeVarLooking         = "looking"
 	probeVarSelf            = "self"
 	probeVarTraced          = "traced"
 )
@@ -105,21 +112,27 @@ type probeProgramSpecs struct {
 type probeMapSpecs struct {
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
+	BackendIds      *ebpf.MapSpec `ebpf:"backend_ids"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
+	Confirmed       *ebpf.MapSpec `ebpf:"confirmed"`
 	Denied          *ebpf.MapSpec `ebpf:"denied"`
 	Directory       *ebpf.MapSpec `ebpf:"directory"`
 	EchoLimits      *ebpf.MapSpec `ebpf:"echo_limits"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Limits          *ebpf.MapSpec `ebpf:"limits"`
+	Pace            *ebpf.MapSpec `ebpf:"pace"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	ProbeEnds       *ebpf.MapSpec `ebpf:"probe_ends"`
 	Probed          *ebpf.MapSpec `ebpf:"probed"`
 	QuicCounters    *ebpf.MapSpec `ebpf:"quic_counters"`
+	Records         *ebpf.MapSpec `ebpf:"records"`
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Services        *ebpf.MapSpec `ebpf:"services"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Sources         *ebpf.MapSpec `ebpf:"sources"`
+	Strayed         *ebpf.MapSpec `ebpf:"strayed"`
 	Traces          *ebpf.MapSpec `ebpf:"traces"`
+	TrackedPackets  *ebpf.MapSpec `ebpf:"tracked_packets"`
 	Verdicts        *ebpf.MapSpec `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.MapSpec `ebpf:"vip_prefixes"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -131,6 +144,7 @@ type probeMapSpecs struct {
 type probeVariableSpecs struct {
 	DeviceIfindex *ebpf.VariableSpec `ebpf:"device_ifindex"`
 	DeviceMac     *ebpf.VariableSpec `ebpf:"device_mac"`
+	Looking       *ebpf.VariableSpec `ebpf:"looking"`
 	Self          *ebpf.VariableSpec `ebpf:"self"`
 	Traced        *ebpf.VariableSpec `ebpf:"traced"`
 }
@@ -157,21 +171,27 @@ func (o *probeObjects) Close() error {
 type probeMaps struct {
 	Allowances      *ebpf.Map `ebpf:"allowances"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
+	BackendIds      *ebpf.Map `ebpf:"backend_ids"`
 	Backends        *ebpf.Map `ebpf:"backends"`
+	Confirmed       *ebpf.Map `ebpf:"confirmed"`
 	Denied          *ebpf.Map `ebpf:"denied"`
 	Directory       *ebpf.Map `ebpf:"directory"`
 	EchoLimits      *ebpf.Map `ebpf:"echo_limits"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Limits          *ebpf.Map `ebpf:"limits"`
+	Pace            *ebpf.Map `ebpf:"pace"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	ProbeEnds       *ebpf.Map `ebpf:"probe_ends"`
 	Probed          *ebpf.Map `ebpf:"probed"`
 	QuicCounters    *ebpf.Map `ebpf:"quic_counters"`
+	Records         *ebpf.Map `ebpf:"records"`
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Services        *ebpf.Map `ebpf:"services"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Sources         *ebpf.Map `ebpf:"sources"`
+	Strayed         *ebpf.Map `ebpf:"strayed"`
 	Traces          *ebpf.Map `ebpf:"traces"`
+	TrackedPackets  *ebpf.Map `ebpf:"tracked_packets"`
 	Verdicts        *ebpf.Map `ebpf:"verdicts"`
 	VipPrefixes     *ebpf.Map `ebpf:"vip_prefixes"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -181,21 +201,27 @@ func (m *probeMaps) Close() error {
 	return _ProbeClose(
 		m.Allowances,
 		m.BackendCounters,
+		m.BackendIds,
 		m.Backends,
+		m.Confirmed,
 		m.Denied,
 		m.Directory,
 		m.EchoLimits,
 		m.Fragments,
 		m.Limits,
+		m.Pace,
 		m.PortRanges,
 		m.ProbeEnds,
 		m.Probed,
 		m.QuicCounters,
+		m.Records,
 		m.ServerIds,
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Strayed,
 		m.Traces,
+		m.TrackedPackets,
 		m.Verdicts,
 		m.VipPrefixes,
 		m.Vips,
@@ -208,6 +234,7 @@ func (m *probeMaps) Close() error {
 type probeVariables struct {
 	DeviceIfindex *ebpf.Variable `ebpf:"device_ifindex"`
 	DeviceMac     *ebpf.Variable `ebpf:"device_mac"`
+	Looking       *ebpf.Variable `ebpf:"looking"`
 	Self          *ebpf.Variable `ebpf:"self"`
 	Traced        *ebpf.Variable `ebpf:"traced"`
 }

@@ -21,6 +21,7 @@ func (c *Count) add(o Count) {
 type Stats struct {
 	Verdicts map[Verdict]Count
 	Services map[string]ServiceStats // what was forwarded
+	Records  RecordStats
 }
 
 // ServiceStats holds a service's total and its share for each backend. A
@@ -28,7 +29,8 @@ type Stats struct {
 type ServiceStats struct {
 	Count
 	Backends map[string]Count
-	QUIC     *QUICStats // nil: connection IDs are not looked at
+	QUIC     *QUICStats     // nil: connection IDs are not looked at
+	Uses     map[string]Use // of the backends; nil: no slot is in transition
 }
 
 // tally is what a backend was counted for, wherever its entry was.
@@ -69,8 +71,11 @@ func (d *Dataplane) Stats() (Stats, error) {
 	if err != nil {
 		return Stats{}, err
 	}
+	if stats.Records, err = d.recordStats(); err != nil {
+		return Stats{}, err
+	}
 	for name, s := range d.services {
-		service := ServiceStats{Count: s.departed, Backends: make(map[string]Count, len(s.members))}
+		service := ServiceStats{Count: s.departed, Backends: make(map[string]Count, len(s.members)), Uses: s.uses()}
 		for b := range s.all() {
 			count, err := b.tally.total(counters)
 			if err != nil {

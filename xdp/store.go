@@ -25,6 +25,9 @@ type store struct {
 	services  []bpfService
 	slots     []bpfSlot // of all pages, end to end
 	backends  []bpfBackend
+	ids       []uint64 // of the backends
+	pace      *bpfPace
+	strayed   []uint64 // by service
 	mappings  [][]byte
 }
 
@@ -35,6 +38,7 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 	spec.Maps[bpfMapSlots].MaxEntries = pages
 	spec.Maps[bpfMapBackends].MaxEntries = backends
 	spec.Maps[bpfMapBackendCounters].MaxEntries = backends
+	spec.Maps[bpfMapBackendIds].MaxEntries = backends
 
 	s := &store{maps: make(map[string]*ebpf.Map)}
 	defer func() {
@@ -45,9 +49,9 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 	for _, name := range []string{
 		bpfMapVips, bpfMapPortRanges, bpfMapVipPrefixes, bpfMapDirectory, bpfMapServices, bpfMapSlots, bpfMapBackends,
 		bpfMapBackendCounters, bpfMapVerdicts, bpfMapLimits, bpfMapEchoLimits, bpfMapDenied, bpfMapAllowances, bpfMapSources, bpfMapFragments,
-		bpfMapServerIds, bpfMapQuicCounters,
+		bpfMapServerIds, bpfMapQuicCounters, bpfMapBackendIds, bpfMapRecords, bpfMapPace, bpfMapStrayed, bpfMapTrackedPackets, bpfMapConfirmed,
 	} {
-		outgrown := name == bpfMapSlots || name == bpfMapBackends || name == bpfMapBackendCounters
+		outgrown := name == bpfMapSlots || name == bpfMapBackends || name == bpfMapBackendCounters || name == bpfMapBackendIds
 		if old != nil && !outgrown {
 			s.maps[name], err = old.maps[name].Clone()
 		} else {
@@ -71,6 +75,17 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 	if s.backends, err = mapArray[bpfBackend](s, bpfMapBackends); err != nil {
 		return nil, err
 	}
+	if s.ids, err = mapArray[uint64](s, bpfMapBackendIds); err != nil {
+		return nil, err
+	}
+	pace, err := mapArray[bpfPace](s, bpfMapPace)
+	if err != nil {
+		return nil, err
+	}
+	s.pace = &pace[0]
+	if s.strayed, err = mapArray[uint64](s, bpfMapStrayed); err != nil {
+		return nil, err
+	}
 	slotPages, err := mapArray[bpfSlotPage](s, bpfMapSlots)
 	if err != nil {
 		return nil, err
@@ -79,6 +94,7 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 	if old != nil {
 		copy(s.slots, old.slots)
 		copy(s.backends, old.backends)
+		copy(s.ids, old.ids)
 	}
 	return s, nil
 }
@@ -176,7 +192,7 @@ func (i *instance) ask(frame []byte) (a answer, err error) {
 	if err != nil {
 		return answer{}, fmt.Errorf("count the CPUs: %w", err)
 	}
-	unasked := bpfTrace{Verdict: bpfVerdictVERDICT_MAX, Service: none, Slot: none, Backend: none}
+	unasked := bpfTrace{Verdict: bpfVerdictVERDICT_MAX, Service: none, Slot: none, Backend: none, Tracked: bpfTrackedTRACKED_MAX}
 	traces := slices.Repeat([]bpfTrace{unasked}, cpus)
 	if err := i.traces.Put(uint32(0), traces); err != nil {
 		return answer{}, fmt.Errorf("clear the program's trace: %w", err)

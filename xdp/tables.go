@@ -23,6 +23,8 @@ type service struct {
 	leaving  map[*backend]struct{}
 	departed Count // of backends that left
 
+	lifetime   uint16   // of records, in ticks; 0: there are none
+	lives      uint8    // that backends have had
 	limit      lb.Limit // as the program has it, be it of no use any more
 	quic       lb.QUIC
 	serverIDs  map[bpfServerId]uint32 // the entries that they lead to
@@ -46,12 +48,19 @@ type backend struct {
 	turned  time.Time // when a packet may last have seen the other path
 	problem string    // why there is no way to it
 	number  uint32    // that its probes have; 0: there are none
+
+	life  uint8 // that its records have
+	lives bool  // flows at it are let live
+	use   use
 }
+
+// lifeBits are the life as it stands in the entry.
+func (b *backend) lifeBits() uint64 { return uint64(b.life) << hopLifeBit }
 
 func (b *backend) entry() uint32 { return b.service.room.start + b.index }
 
 // mostBackends is what a slot can tell apart.
-const mostBackends = 1 << 16
+const mostBackends = baseBackend + 1
 
 // flags are what stands in a service's active beside 0 or 1 (bpf/types.h).
 func (d *Dataplane) flags(s lb.Service) uint32 {
@@ -110,6 +119,7 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 		if err != nil {
 			return fmt.Errorf("service %s: %w", s.name, err)
 		}
+		d.endLives(s, t)
 		d.release(s)
 	}
 	if err := d.direct(directory); err != nil {
@@ -168,6 +178,7 @@ func check(tables []lb.Table) error {
 				break
 			}
 		}
+		errs = append(errs, checkBases(t))
 	}
 	return errors.Join(errs...)
 }
@@ -283,13 +294,18 @@ func (d *Dataplane) enroll(t lb.Table) error {
 		if b == nil {
 			index := s.unused[0]
 			s.unused = s.unused[1:]
-			b = &backend{service: s, name: name, index: index}
+			s.lives++
+			b = &backend{service: s, name: name, index: index, life: s.lives}
 			s.members[name] = b
 			d.occupy(b, b.entry())
 		}
+		d.name(b, address)
 		b.forward, b.tunnel = t.Service.Forward, tunnelOf(t.Service)
 		if b.address != address {
 			d.hops.leave(b)
+			if b.address.IsValid() { // what was there is gone
+				b.begin()
+			}
 			b.address = address
 			d.hops.join(b)
 		}
@@ -318,7 +334,7 @@ func (s *service) enrolled(t lb.Table) bool {
 // occupy makes a free entry b's: without a next hop until its way is written,
 // and counted from where the one before left off.
 func (d *Dataplane) occupy(b *backend, entry uint32) {
-	atomic.StoreUint64(&d.store.backends[entry].NextHop, 0)
+	atomic.StoreUint64(&d.store.backends[entry].NextHop, b.lifeBits())
 	b.tally.begin(entry, d.tails[entry])
 }
 
@@ -327,6 +343,7 @@ func (d *Dataplane) occupy(b *backend, entry uint32) {
 func (d *Dataplane) dismiss(b *backend) {
 	s := b.service
 	d.hops.leave(b)
+	delete(d.records.owners, d.store.ids[b.entry()])
 	delete(s.members, b.name)
 	s.leaving[b] = struct{}{}
 	room, entry := s.room, b.entry()
@@ -379,6 +396,7 @@ func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
 	for _, slot := range t.Slots {
 		wanted = append(wanted, bpfSlot{Current: place[slot]})
 	}
+	s.base(wanted, t)
 	*scratch = wanted
 	key := [2]uint64{binary.LittleEndian.Uint64(t.HashKey[:8]), binary.LittleEndian.Uint64(t.HashKey[8:])}
 
@@ -444,6 +462,7 @@ func (d *Dataplane) remove(s *service) error {
 		d.pages.give(s.pages)
 		d.entries.give(s.room)
 		d.store.services[s.number] = bpfService{}
+		d.store.strayed[s.number] = 0
 		d.numbers.give(region{s.number, 1})
 	})
 	d.release(s)

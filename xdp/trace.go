@@ -26,11 +26,19 @@ type Trace struct {
 	Backend     string     // that the slot holds, or the connection ID names; empty: none
 	Address     netip.Addr // of the backend
 	Forward     lb.Forward
+	Transition  *Transition // of the slot; nil: it is at rest
 
 	// What leaves the node, of a packet that is forwarded.
 	Outer     Outer
 	NextHop   net.HardwareAddr
 	Interface string
+}
+
+// Transition is that of a slot whose backend has changed lately.
+type Transition struct {
+	Current, Base string // backends: of new flows, and of older ones
+	Settling      bool   // datagrams go to the base for now
+	ByRecord      bool   // the flow has a record, which says where it goes
 }
 
 // Outer is the outer header that a packet gets. Its zero value is none.
@@ -102,6 +110,9 @@ func newTracer(spec *ebpf.CollectionSpec, s *store) (*instance, error) {
 			m.MaxEntries = 1
 		}
 	}
+	if err := spec.Variables[bpfVarLooking].Set(true); err != nil {
+		return nil, fmt.Errorf("set variable looking: %w", err)
+	}
 	return newInstance(spec, &store{maps: tables}, true)
 }
 
@@ -131,7 +142,9 @@ func (d *Dataplane) explain(a answer, at port, protocol lb.Protocol, destination
 	entry := d.store.services[s.number]
 	t.Hashed = fieldsOf(entry.Active)
 	if a.trace.Slot != none {
-		t.Slot, t.Slots = a.trace.Slot, entry.Table[entry.Active&1].Size
+		table := entry.Table[entry.Active&1]
+		t.Slot, t.Slots = a.trace.Slot, table.Size
+		t.Transition = s.transition(d.store.slots[table.Slots*slotsPerPage+a.trace.Slot], a.trace.Tracked)
 	}
 	problem, inVLAN := "", false
 	for b := range s.all() {
@@ -175,7 +188,7 @@ func (d *Dataplane) nameOf(ifindex int) string {
 func (t Trace) inWords(p lb.Port, vip netip.Addr, problem string) string {
 	switch t.Verdict {
 	case Forwarded:
-		return fmt.Sprintf("slot %d of service %q holds backend %q", t.Slot, t.Service, t.Backend)
+		return fmt.Sprintf("slot %d of service %q holds backend %q%s", t.Slot, t.Service, t.held(), t.moved())
 	case NotVIP:
 		return fmt.Sprintf("no service has %s %s: the packet passes to the kernel", vip, p)
 	case NoBackend:
@@ -190,6 +203,49 @@ func (t Trace) inWords(p lb.Port, vip netip.Addr, problem string) string {
 		return fmt.Sprintf("even a small packet does not fit the way to backend %q: it is dropped", t.Backend)
 	}
 	return fmt.Sprintf("the program's verdict on the packet is %s", t.Verdict)
+}
+
+// transition puts names to a slot's; nil: it is at rest.
+func (s *service) transition(slot bpfSlot, how bpfTracked) *Transition {
+	if how == bpfTrackedTRACKED_MAX {
+		return nil
+	}
+	t := &Transition{Settling: slot.Base&settling != 0, ByRecord: how == bpfTrackedTRACKED_BY_RECORD}
+	for name, b := range s.members {
+		if uint32(slot.Current) == b.index {
+			t.Current = name
+		}
+		if uint32(slot.Base&baseBackend) == b.index {
+			t.Base = name
+		}
+	}
+	return t
+}
+
+// held is the backend that the slot holds.
+func (t Trace) held() string {
+	if t.Transition != nil {
+		return t.Transition.Current
+	}
+	return t.Backend
+}
+
+// moved says where a flow goes whose slot is in transition.
+func (t Trace) moved() string {
+	if t.Transition == nil {
+		return ""
+	}
+	text := fmt.Sprintf(" since lately, and before that %q", t.Transition.Base)
+	if t.Transition.Current == t.Transition.Base {
+		text = " again since lately"
+	}
+	switch {
+	case t.Transition.ByRecord:
+		return fmt.Sprintf("%s: the flow's record says %q", text, t.Backend)
+	case t.Backend == t.Transition.Base:
+		return fmt.Sprintf("%s: the flow has no record, it is taken for older and goes to %q", text, t.Backend)
+	}
+	return fmt.Sprintf("%s: the flow has no record and is taken for new", text)
 }
 
 // departure reads what leaves the node off the packet itself.

@@ -232,3 +232,7 @@ func (s *simulation) Apply(_ context.Context, tables []lb.Table) error {
 }
 
 func (s *simulation) Attached() error { return nil }
+
+func (s *simulation) Strayed(string) time.Time { return time.Time{} }
+
+func (s *simulation) Holds(string) []string { return nil }

@@ -80,7 +80,7 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 		return nil, err
 	}
 	n.dataplane, err = xdp.New(xdp.Config{
-		Interfaces: cfg.Node.Interfaces, Mode: xdpModes[cfg.Node.XDPMode], Pin: pin, Log: log, Registerer: registry,
+		Interfaces: cfg.Node.Interfaces, Mode: xdpModes[cfg.Node.XDPMode], Pin: pin, FlowRecords: cfg.Node.FlowRecords, Log: log, Registerer: registry,
 	})
 	if err != nil {
 		return nil, err
@@ -96,11 +96,16 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 		Log: log, Registerer: registry,
 	}
 	if stateDir != "" {
-		file := ordersFile(filepath.Join(stateDir, "orders.json"))
-		if controls.Orders, err = file.read(); err != nil {
+		orders := keptFile[[]lb.Order]{filepath.Join(stateDir, "orders.json"), "orders"}
+		if controls.Orders, err = orders.read(); err != nil {
 			return nil, err
 		}
-		controls.KeepOrders = file.write
+		controls.KeepOrders = orders.write
+		steps := keptFile[map[string]lb.History]{filepath.Join(stateDir, "steps.json"), "steps of tables"}
+		if controls.Histories, err = steps.read(); err != nil {
+			return nil, err
+		}
+		controls.KeepHistories = steps.write
 	}
 	if cfg.Cluster.Alone() {
 		controls.Secret = machineSecret()
@@ -108,11 +113,12 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 		controls.Secret = cfg.Cluster.HashKey
 		n.members, err = cluster.New(cluster.Config{
 			Name: cfg.Node.Name, Cluster: cfg.Cluster.Name, Listen: cfg.Cluster.Listen, Join: cfg.Cluster.Join,
-			Keys: cfg.Cluster.Keys, StateDir: stateDir, Log: log, Registerer: registry,
+			Keys: cfg.Cluster.Keys, StateDir: stateDir, Flows: n.dataplane, Log: log, Registerer: registry,
 		})
 		if err != nil {
 			return nil, err
 		}
+		controls.Hold = n.withoutFlows
 		controls.Cluster = n.members
 	}
 	if len(cfg.BGP.Peers) > 0 {
@@ -170,6 +176,7 @@ func (n *node) run(ctx context.Context, manager *systemd) error {
 	start("admin", n.admin.Run)
 	if n.members != nil {
 		start("cluster", n.members.Run)
+		start("records of flows", n.shareFlows)
 	}
 	if n.speaker != nil {
 		start("bgp", n.speak)
@@ -222,6 +229,37 @@ func (n *node) passNews(ctx context.Context) error {
 		}
 		n.control.Wake()
 	}
+}
+
+// shareFlows tells the other members of flows whose backend their tables may not say.
+func (n *node) shareFlows(ctx context.Context) error {
+	const every, most = 10 * time.Millisecond, 1 << 14
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		list, err := n.dataplane.FreshFlows(most)
+		if err != nil && !failing {
+			n.log.Warn("records of flows not shared: flows may break that routers move to another node", "err", err)
+		}
+		failing = err != nil
+		if len(list) > 0 {
+			n.members.ShareFlows(list)
+		}
+	}
+}
+
+// withoutFlows says what a node lacks that has just joined.
+func (n *node) withoutFlows() string {
+	if n.members.FlowsFetched() {
+		return ""
+	}
+	return "the other members' records of flows have not come yet"
 }
 
 // takeOver waits until our tables are as whole as those of the process before,

@@ -1,17 +1,13 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/user"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/halfproxy/halfproxy/admin"
@@ -160,30 +156,4 @@ func whoever() string {
 		return u.Username
 	}
 	return "uid " + strconv.Itoa(os.Getuid())
-}
-
-// ordersFile keeps orders over a restart of all members at once.
-type ordersFile string
-
-func (f ordersFile) read() ([]lb.Order, error) {
-	data, err := os.ReadFile(string(f))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	var orders []lb.Order
-	if err == nil {
-		err = json.Unmarshal(data, &orders)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the orders of before from %s: %w: remove the file to forget them", string(f), err)
-	}
-	return orders, nil
-}
-
-func (f ordersFile) write(orders []lb.Order) error {
-	data, err := json.Marshal(orders)
-	if err != nil {
-		return err
-	}
-	return renameio.WriteFile(string(f), data, 0o600)
 }

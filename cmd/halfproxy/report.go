@@ -48,7 +48,10 @@ func (n *node) status() admin.Status {
 		out := admin.Service{
 			Name: service.Name, VIPs: service.VIPs, Forward: service.Forward.String(),
 			Announced: service.Announced, Reason: service.Reason, Panic: service.Panic,
-			TableDigest: service.Table.String(), TableDiffers: service.TableDiffers,
+			TableDigest: service.Table.String(), TableDiffers: service.TableDiffers, Tracking: service.Tracking.String(),
+		}
+		if t := service.Transition; t != nil {
+			out.Transition = &admin.Transition{Since: t.Since, Until: t.Until, Changes: t.Steps, Slots: t.Slots}
 		}
 		if service.Announced {
 			out.Reason = "all gates are open"
@@ -63,6 +66,8 @@ func (n *node) status() admin.Status {
 		}
 		for _, b := range service.Backends {
 			traffic := stats.Services[service.Name].Backends[b.Name]
+			use, held := stats.Services[service.Name].Uses[b.Name], service.HeldBy[b.Name]
+			aside := b.State == lb.Draining || b.State == lb.Drained
 			order := ""
 			if b.Order != (lb.Order{}) {
 				order = b.Order.String()
@@ -71,7 +76,9 @@ func (n *node) status() admin.Status {
 				Order: order,
 				Name:  b.Name, Address: b.Address, Weight: b.Weight, WeightNow: b.WeightNow(), State: b.State.String(),
 				HealthyObservers: b.Up, Observers: b.Observers,
-				Packets: traffic.Packets, Bytes: traffic.Bytes, Flows: traffic.Flows, LastError: lastErrors[[2]string{service.Name, b.Name}],
+				Packets: traffic.Packets, Bytes: traffic.Bytes, Flows: traffic.Flows,
+				FlowRecords: use.Records, PacketsPerSecond: use.Rate, HeldBy: held, SafeToStop: aside && len(held) == 0,
+				LastError: lastErrors[[2]string{service.Name, b.Name}],
 			})
 		}
 		s.Services = append(s.Services, out)

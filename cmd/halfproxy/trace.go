@@ -81,7 +81,7 @@ func (n *node) trace(f admin.Flow) (admin.Trace, error) {
 		out.Hash, out.Hashed = fmt.Sprintf("0x%016x", t.Hash), t.Hashed.Names()
 	}
 	if t.Slots > 0 {
-		out.Table = &admin.TraceTable{Size: t.Slots, Slot: t.Slot, Current: t.Backend}
+		out.Table = traceTable(t)
 	}
 	if t.Backend != "" {
 		out.Backend = &admin.TraceBackend{Name: t.Backend, Address: t.Address, State: "unknown"}
@@ -100,6 +100,20 @@ func (n *node) trace(f admin.Flow) (admin.Trace, error) {
 		}
 	}
 	return out, nil
+}
+
+func traceTable(t xdp.Trace) *admin.TraceTable {
+	out := &admin.TraceTable{Size: t.Slots, Slot: t.Slot, Current: t.Backend}
+	if t.Transition == nil {
+		return out
+	}
+	out.Current, out.Base, out.By = t.Transition.Current, t.Transition.Base, "current"
+	if t.Transition.ByRecord {
+		out.By = "record"
+	} else if t.Backend == t.Transition.Base {
+		out.By = "base"
+	}
+	return out
 }
 
 // portsOf says which ports a VIP does have, when it is one.

@@ -90,8 +90,6 @@ struct {
 } capture_counts SEC(".maps");
 
 static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
-static long (*const bpf_ringbuf_output)(void *map, void *data, __u64 size,
-					__u64 flags) = (void *)130;
 
 static __always_inline bool is_host4(__be32 address)
 {

@@ -372,8 +372,10 @@ static __always_inline enum verdict parse_closer(struct xdp_md *ctx, struct look
 		return VERDICT_PASS_MALFORMED;
 	set_ports(packet, *ports, d->protocol);
 	opening = take_next(&frame, d, struct opening);
-	if (opening && room >= sizeof(*ports) + sizeof(*opening))
+	if (opening && room >= sizeof(*ports) + sizeof(*opening)) {
 		packet->syn = opens(opening, d->protocol);
+		packet->ends = d->protocol == IPPROTO_TCP && opening->tcp_flags & (TCP_FIN | TCP_RST);
+	}
 	return VERDICT_FORWARDED;
 }
 

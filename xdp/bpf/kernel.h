@@ -41,6 +41,8 @@ enum { /* linux/bpf.h */
 
 	BPF_F_NO_PREALLOC = 1U << 0,
 	BPF_F_MMAPABLE = 1U << 10,
+
+	BPF_RB_NO_WAKEUP = 1U << 0,
 };
 
 /* The objects are built for little-endian machines alone. */
@@ -75,6 +77,9 @@ static long (*const bpf_csum_diff)(__be32 *from, __u32 from_size, __be32 *to, __
 				   __u32 seed) = (void *)28;
 static long (*const bpf_xdp_adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
 static long (*const bpf_xdp_adjust_tail)(struct xdp_md *ctx, int delta) = (void *)65;
+
+static long (*const bpf_ringbuf_output)(void *ringbuf, void *data, __u64 size,
+					__u64 flags) = (void *)130;
 
 #define ETH_P_IP 0x0800
 #define ETH_P_8021Q 0x8100
@@ -180,7 +185,9 @@ struct tcphdr {
 	__be16 urg_ptr;
 };
 
+#define TCP_FIN 0x01
 #define TCP_SYN 0x02
+#define TCP_RST 0x04
 #define TCP_ACK 0x10
 
 _Static_assert(sizeof(struct ethhdr) == 14, "Ethernet header");

@@ -19,6 +19,8 @@
  *     |         errors that are false or too many --------------------> drop
  *     |       flow hash -> slot -> backend -> next hop   (hash.h)
  *     |       or a QUIC connection ID's server ID -> backend   (quic.h)
+ *     |       or a slot in transition: its flow's record, if there is
+ *     |       one, or the slot's base or current backend   (track.h)
  *     |         no backend, no neighbour -----------------------------> drop
  *   send()    other MACs, or outer headers besides   (encap.h)
  *     |         too big: the sender is told, within limits   (icmp.h) -> back, or drop
@@ -29,8 +31,9 @@
  *
  * Until a packet is known to be for a VIP it passes to the kernel untouched; only
  * after that may it be dropped. Every end is a verdict, and every verdict is
- * counted, in one place. Nothing is kept of a packet but a first fragment's ports:
- * which backend it goes to follows from the service's table and the packet alone.
+ * counted, in one place. Nothing is kept of a packet but a first fragment's ports, and
+ * in slots in transition what backend its flow has: else that follows from the service's
+ * table and the packet alone.
  */
 #include "maps.h"
 #include "parse.h"
@@ -40,6 +43,7 @@
 #include "closer.h"
 #include "icmp.h"
 #include "quic.h"
+#include "track.h"
 #include "vlan.h"
 
 /* What becomes of a packet for a VIP before a backend is chosen. finding: NULL without one. */
@@ -71,13 +75,6 @@ static __always_inline enum verdict judge(const struct packet *packet, enum verd
 			return VERDICT_DROP_ICMP_LIMITED;
 	}
 	return VERDICT_FORWARDED;
-}
-
-static __always_inline struct trace *kept_trace(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&traces, &zero);
 }
 
 static __always_inline void note_slot(__u32 slot)
@@ -137,9 +134,15 @@ static __always_inline enum verdict choose(struct xdp_md *ctx, const struct pack
 	page = bpf_map_lookup_elem(&slots, &index);
 	if (!page)
 		return VERDICT_DROP_NO_BACKEND;
-	to->backend = table->backends + page->slots[slot % SLOTS_PER_PAGE].current;
 	if (traced)
 		note_slot(slot);
+	slot = READ_ONCE(*(__u32 *)&page->slots[slot % SLOTS_PER_PAGE]);
+	to->backend = table->backends;
+	if (unlikely(slot & IN_TRANSITION << 16))
+		to->backend += choose_in_transition(ctx, packet, finding, to,
+						    slot | (__u64)active << 32);
+	else
+		to->backend += slot;
 chosen:
 	backend = bpf_map_lookup_elem(&backends, &to->backend);
 	if (!backend)

@@ -3,7 +3,7 @@
  * What every packet looks up lies in flat arrays, the VIPs too: the kernel's hash of
  * a 20-byte key costs more than all else that a packet needs. Those that user space
  * rewrites while packets flow are mapped into its memory (BPF_F_MMAPABLE): a table
- * is swapped in microseconds, where map-in-map waits for an RCU grace period. The sizes of slots, backends and backend_counters are the first ones:
+ * is swapped in microseconds, where map-in-map waits for an RCU grace period. The sizes of slots, backends, backend_counters and backend_ids are the first ones:
  * user space loads the program anew with bigger ones when they are full.
  */
 #ifndef MAPS_H
@@ -74,6 +74,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counter);
 } backend_counters SEC(".maps");
+
+/* Whose the entries of backends are: for the process after, which numbers them anew. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024); /* as backends */
+	__type(key, __u32);
+	__type(value, __u64);
+} backend_ids SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -148,8 +157,46 @@ struct {
 	__type(value, struct fragment);
 } fragments SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 262144); /* as configured */
+	__type(key, __u64);
+	__type(value, struct record);
+} records SEC(".maps");
+
+/* Records that a second packet has confirmed: what a flood leaves behind is not told of. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* bytes: 43,690 of them */
+} confirmed SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pace);
+} pace SEC(".maps");
+
+/* When a packet of a service last went elsewhere than its slot's current backend: in ticks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 16384); /* as services */
+	__type(key, __u32);
+	__type(value, __u64);
+} strayed SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, TRACKED_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} tracked_packets SEC(".maps");
+
 /* Each interface has an instance of the program, and each instance its own of these. */
 volatile const bool traced; /* an instance that keeps a trace */
+volatile const bool looking; /* and one that leaves no other: of flows neither */
 struct port self;
 
 struct {
@@ -158,6 +205,13 @@ struct {
 	__type(key, __u32);
 	__type(value, struct trace);
 } traces SEC(".maps");
+
+static __always_inline struct trace *kept_trace(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&traces, &zero);
+}
 
 static __always_inline void count(void *map, __u32 index, __u64 bytes, bool syn)
 {

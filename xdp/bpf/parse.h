@@ -19,6 +19,7 @@ struct packet {
 	__u32 length;	    /* of the IP packet: the frame may be padded */
 	bool ipv6;
 	bool syn; /* opens a flow */
+	bool ends; /* may be a flow's last: FIN or RST */
 	__u8 tos; /* or traffic class */
 	__u8 ttl; /* or hop limit */
 };
@@ -67,6 +68,7 @@ static __always_inline enum verdict parse_transport(struct cursor *cur, struct p
 			return VERDICT_PASS_MALFORMED;
 		packet->ports = *(__u32 *)tcp;
 		packet->syn = is_syn(tcp->flags);
+		packet->ends = tcp->flags & (TCP_FIN | TCP_RST);
 	} else if (protocol == IPPROTO_UDP) {
 		struct udphdr *udp = take(cur, struct udphdr);
 

@@ -128,9 +128,18 @@ struct service {
 #define HASH_FLOW (HASH_SOURCE | HASH_SOURCE_PORT | HASH_DESTINATION_PORT)
 _Static_assert(sizeof(struct service) == 64, "service fills a cache line");
 
+/*
+ * Backends are counted from the table's first. A slot whose backend has not changed lately
+ * has base 0, and costs no more than current: see track.h for the others.
+ */
 struct slot {
-	__u16 current; /* backend, counted from the table's first */
+	__u16 current;
+	__u16 base; /* and above it what follows */
 };
+#define IN_TRANSITION 0x8000
+#define SETTLING 0x4000
+#define BASE_BACKEND 0x3fff
+_Static_assert(sizeof(struct slot) == 4, "a slot is read in one load");
 
 /* Slots lie in pages: arrays pad their elements to 8 bytes, a table is a run of pages. */
 #define SLOTS_PER_PAGE 2048
@@ -171,6 +180,7 @@ _Static_assert(sizeof(struct path) == 60, "path is shared with Go");
 #define HOP_GUE (1ULL << 53)
 #define HOP_CHECKSUM (1ULL << 54) /* of gue: a UDP checksum */
 #define HOP_VLAN (1ULL << 55) /* the path has a VLAN: its line is not read to see that it has none */
+#define HOP_LIFE_BIT 56 /* and those above: a number that is another after the backend failed */
 
 struct backend {
 	__u64 next_hop;
@@ -213,6 +223,47 @@ struct quic_counter {
 	__u64 packets[4]; /* BY_SERVER_ID | LONG_HEADER */
 };
 
+/*
+ * Where a flow of a slot in transition goes, if the slot does not say. The key is the
+ * flow's hash, of all fields and with the VIP: see record_key().
+ */
+struct record {
+	__u16 service; /* index into services */
+	__u16 backend; /* counted from the first of the service's tables */
+	__u16 used;    /* at the last packet, in ticks */
+	__u8 life;     /* of the backend: when it has another the record is worth nothing */
+	__u8 state;
+};
+_Static_assert(sizeof(struct record) == 8, "record is read in one load");
+#define RECORD_CONFIRMED 1 /* a second packet came */
+#define RECORD_CLOSING 2   /* FIN or RST was seen */
+#define RECORD_DATAGRAMS 4 /* nothing will say when the flow ends */
+#define RECORD_LEARNED 8   /* from another node, and no packet came here yet */
+
+/* What the other nodes are told of. */
+struct news {
+	__u64 key;
+	struct record record;
+};
+
+/* What user space tells of time, and how many records there may be of it. */
+struct pace {
+	__u64 next;	       /* when there is room for the next new record: ns since boot */
+	__u64 interval, burst; /* ns */
+	__u32 now;	       /* in ticks, of which a record holds the low 16 bits */
+	__u32 pad;
+};
+
+/* What became of packets of slots in transition. */
+enum tracked {
+	TRACKED_RECORDED, /* their flow has a record from now on */
+	TRACKED_REFUSED,  /* it would have got one, but there were too many at once */
+	TRACKED_BY_RECORD,
+	TRACKED_BY_BASE, /* without a record */
+	TRACKED_BY_CURRENT,
+	TRACKED_MAX,
+};
+
 struct counter {
 	__u64 packets;
 	__u64 bytes; /* of frames as they came in */
@@ -251,7 +302,7 @@ struct trace {
 	__u32 backend;
 	__u64 hash;
 	__u32 egress; /* interface that it was redirected to */
-	__u32 pad;
+	enum tracked tracked; /* how the backend was chosen; TRACKED_MAX: by a slot at rest */
 };
 
 #endif

@@ -1,0 +1,436 @@
+package control
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
+	"github.com/halfproxy/halfproxy/maglev"
+	"github.com/halfproxy/halfproxy/track"
+)
+
+// mostSteps is how many of a service's steps are remembered. Of more those in between are
+// forgotten first: flows that began then break, if their slot changed then and only then.
+const mostSteps = 256
+
+// passage is how a service's table came to be what it is: by which steps, and so where
+// flows may be that are older than the last of them.
+type passage struct {
+	history  lb.History // canonical: see canonical
+	revision int        // of it
+	own      []lb.Backend
+	known    bool     // own is known: the service was judged
+	held     []string // backends in no slot that flows are still at here
+	quiet    bool     // no packet has come here for a while that an earlier step mattered to
+
+	tables map[[sha256.Size]byte][]uint16 // of steps that are in use
+	laid   laid
+}
+
+// laid is what bases were last made of, and what they are.
+type laid struct {
+	is       bool
+	revision int
+	settling int // steps that flows settle after
+	table    lb.Digest
+	alive    []lb.Backend
+	tracking lb.Tracking
+
+	bases      []lb.Base
+	digest     lb.Digest // of the bases but for what settles
+	whole      lb.Digest // of all of them
+	transition int       // slots
+}
+
+// stepSet is a set of backends as steps have it, of those that live and those of them
+// that get new flows.
+func stepSet(usable, alive []lb.Backend) []lb.Backend {
+	set := make([]lb.Backend, len(alive))
+	for i, b := range alive {
+		set[i] = lb.Backend{Name: b.Name, Address: b.Address}
+		if j, in := slices.BinarySearchFunc(usable, b.Name, byName); in {
+			set[i].Weight = usable[j].Weight
+		}
+	}
+	return set
+}
+
+func byName(b lb.Backend, name string) int {
+	switch {
+	case b.Name < name:
+		return -1
+	case b.Name > name:
+		return 1
+	}
+	return 0
+}
+
+// compareSteps orders steps by time, those of the same moment anyhow, but on all members
+// the same way.
+func compareSteps(a, b lb.Step) int {
+	if c := a.Since.Compare(b.Since); c != 0 {
+		return c
+	}
+	return slices.CompareFunc(a.Backends, b.Backends, func(x, y lb.Backend) int {
+		if x.Name != y.Name {
+			return byName(x, y.Name)
+		}
+		if c := x.Address.Compare(y.Address); c != 0 {
+			return c
+		}
+		return x.Weight - y.Weight
+	})
+}
+
+// union puts together what two members know. Whatever order members hear of each other's
+// steps in, and however often, they come to hold the same.
+func union(a, b lb.History) lb.History {
+	u := lb.History{Begin: a.Begin, Steps: slices.Concat(a.Steps, b.Steps)}
+	if b.Begin.After(u.Begin) {
+		u.Begin = b.Begin
+	}
+	slices.SortStableFunc(u.Steps, compareSteps)
+	return u
+}
+
+// canonical is a history without what flows have no need of: steps that change nothing, as
+// all members take each, and those before the one that was in force when the oldest flow
+// began.
+func canonical(h lb.History, now time.Time, lifetime time.Duration) lb.History {
+	var steps []lb.Step
+	for _, s := range h.Steps {
+		if n := len(steps); n == 0 || !slices.Equal(steps[n-1].Backends, s.Backends) {
+			steps = append(steps, s)
+		}
+	}
+	oldest := now.Add(-lifetime)
+	if h.Begin.After(oldest) {
+		oldest = h.Begin
+	} else {
+		h.Begin = time.Time{}
+	}
+	// Where no backend lived no flow did.
+	for len(steps) > 1 && (!steps[1].Since.After(oldest) || len(steps[0].Backends) == 0) {
+		steps = steps[1:]
+	}
+	if len(steps) > mostSteps {
+		steps = slices.Concat(steps[:1], steps[len(steps)-mostSteps+1:])
+	}
+	h.Steps = steps
+	return h
+}
+
+func equalHistories(a, b lb.History) bool {
+	return a.Begin.Equal(b.Begin) && slices.EqualFunc(a.Steps, b.Steps, func(x, y lb.Step) bool {
+		return x.Since.Equal(y.Since) && slices.Equal(x.Backends, y.Backends)
+	})
+}
+
+// take makes h the history. It tells whether that is news.
+func (p *passage) take(h lb.History, now time.Time, lifetime time.Duration) bool {
+	h = canonical(h, now, lifetime)
+	if equalHistories(h, p.history) {
+		return false
+	}
+	p.history = h
+	p.revision++
+	return true
+}
+
+// step notes down the set of backends that the table is built of here, if it is another
+// than before. Who comes to a set that others came to before has nothing to add.
+func (p *passage) step(set []lb.Backend, now time.Time, lifetime time.Duration) bool {
+	if p.known && slices.Equal(p.own, set) {
+		return false
+	}
+	p.own, p.known = set, true
+	h, since := p.history, wire(now)
+	if n := len(h.Steps); n > 0 {
+		last := h.Steps[n-1]
+		if slices.Equal(last.Backends, set) {
+			return false
+		}
+		// Whatever clocks say: it comes after the ones that are known.
+		if !since.After(last.Since) {
+			since = last.Since.Add(time.Millisecond)
+		}
+	}
+	h.Steps = append(slices.Clone(h.Steps), lb.Step{Since: since, Backends: set})
+	return p.take(h, now, lifetime)
+}
+
+// lay makes the bases of a table.
+func (p *passage) lay(t *lb.Table, digest lb.Digest, now time.Time) {
+	settle := t.Service.Settle()
+	settling := 0 // steps that flows settle after
+	for _, s := range p.history.Steps {
+		if now.Sub(s.Since) < settle {
+			settling++
+		}
+	}
+	was := p.laid
+	if !was.is || was.revision != p.revision || was.settling != settling || was.table != digest ||
+		was.tracking != t.Service.Tracking || !slices.Equal(was.alive, t.Alive) {
+		p.laid = laid{is: true, revision: p.revision, settling: settling, table: digest, alive: t.Alive, tracking: t.Service.Tracking}
+		if t.Service.Tracking == lb.TrackAll || !p.rests() {
+			p.build(t, now, settle)
+		}
+	}
+	t.Bases = nil
+	if p.laid.transition > 0 {
+		t.Bases = p.laid.bases
+	}
+}
+
+// rests tells whether no flow can be elsewhere than the table says.
+func (p *passage) rests() bool {
+	steps := p.history.Steps
+	return len(steps) == 0 || len(steps) == 1 && slices.Equal(steps[0].Backends, p.own)
+}
+
+// told is what the others have to know of a history; false: nothing.
+func (p *passage) told() (lb.History, bool) {
+	h := lb.History{Begin: p.history.Begin, Quiet: p.quiet, Held: p.held}
+	if len(p.history.Steps) > 1 {
+		h.Steps = p.history.Steps
+	}
+	return h, h.Steps != nil || !h.Begin.IsZero()
+}
+
+// numbers gives backends of all steps a number each. Another address is another backend.
+type numbers map[lb.Backend]uint16
+
+func (n numbers) of(b lb.Backend) uint16 {
+	key := lb.Backend{Name: b.Name, Address: b.Address}
+	number, known := n[key]
+	if !known {
+		number = uint16(len(n))
+		n[key] = number
+	}
+	return number
+}
+
+func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
+	known := make(numbers)
+	steps := p.history.Steps
+	for _, s := range steps {
+		for _, b := range s.Backends {
+			known.of(b)
+		}
+	}
+	last := make([]uint16, len(t.Slots)) // the table as it is
+	for _, b := range t.Alive {
+		known.of(b)
+	}
+	for i, slot := range t.Slots {
+		last[i] = known.of(t.Backends[slot])
+	}
+
+	used := make(map[[sha256.Size]byte][]uint16)
+	var stages []track.Stage
+	for i, s := range steps {
+		stage := track.Stage{Since: s.Since, Slots: last, Alive: make([]bool, len(known))}
+		for _, b := range s.Backends {
+			stage.Alive[known.of(b)] = true
+		}
+		if i < len(steps)-1 || !slices.Equal(s.Backends, p.own) {
+			stage.Slots = p.table(t.Service.Name, s.Backends, len(t.Slots), known, used)
+		}
+		stages = append(stages, stage)
+	}
+	if n := len(steps); n == 0 || !slices.Equal(steps[n-1].Backends, p.own) {
+		// Others are a step ahead, or this node is not yet sure of anything.
+		stage := track.Stage{Since: now, Slots: last, Alive: make([]bool, len(known))}
+		for _, b := range t.Alive {
+			stage.Alive[known.of(b)] = true
+		}
+		stages = append(stages, stage)
+	}
+	p.tables = used
+
+	place := make(map[uint16]uint16) // of the living, among Alive
+	for i, b := range t.Alive {
+		place[known.of(b)] = uint16(i)
+	}
+	p.laid.bases = make([]lb.Base, len(t.Slots))
+	all, whole := sha256.New(), sha256.New()
+	for i, slot := range track.Bases(stages, len(t.Slots), now, settle) {
+		base := lb.Base{Backend: place[slot.Base], InTransition: slot.InTransition, Settling: slot.Settling}
+		if t.Service.Tracking == lb.TrackAll {
+			base.InTransition = true
+		}
+		if base.InTransition {
+			p.laid.transition++
+			fmt.Fprintf(all, "%d %q\n", i, t.Alive[base.Backend].Name)
+			fmt.Fprintf(whole, "%d %q %t\n", i, t.Alive[base.Backend].Name, base.Settling)
+		}
+		p.laid.bases[i] = base
+	}
+	if p.laid.transition > 0 {
+		p.laid.digest = lb.Digest(binary.BigEndian.Uint64(all.Sum(nil)))
+		p.laid.whole = lb.Digest(binary.BigEndian.Uint64(whole.Sum(nil)))
+	}
+}
+
+// pass makes the bases of the decision's table, from what all members know of the
+// service's steps and what is new here. It tells whether the steps are others now. It
+// needs c.stepping.
+func (c *Controller) pass(d *decision, records, others []lb.Record, now time.Time) (changed bool) {
+	name, lifetime := d.service.Name, d.service.Lifetime()
+	if d.service.Tracking == lb.TrackNone {
+		_, changed = c.passages[name]
+		delete(c.passages, name)
+		d.table.Bases, d.bases, d.history, d.heldBy = nil, laid{}, lb.History{}, nil
+		return changed
+	}
+	p := c.passages[name]
+	if p == nil {
+		p = &passage{history: c.Histories[name]}
+		c.passages[name] = p
+	}
+	h := p.history
+	for _, r := range records {
+		if told, there := r.Report.Steps[name]; there && r.Member != c.Node {
+			h = union(h, told)
+		}
+	}
+	h = canonical(h, now, lifetime)
+	p.quiet = c.quiet(name, h, d.service.Quiet(), now)
+	if p.quiet && allQuiet(name, h, others) {
+		h.Begin = h.Steps[len(h.Steps)-1].Since
+	}
+	changed = p.take(h, now, lifetime)
+	if d.judged {
+		changed = p.step(stepSet(d.table.Backends, d.table.Alive), now, lifetime) || changed
+	}
+	p.lay(&d.table, d.digest, now)
+	d.bases, d.history = p.laid, p.history
+	p.held, d.heldBy = nil, nil
+	if p.laid.transition > 0 {
+		p.held = aside(d.table, c.Dataplane.Holds(name))
+		d.heldBy = heldBy(d.table, c.Node, p.held, others)
+	}
+	return changed
+}
+
+// passAll does so for all services. It needs c.stepping.
+func (c *Controller) passAll(decisions []decision, records, others []lb.Record, now time.Time) {
+	changed := false
+	named := make(map[string]bool)
+	for i := range decisions {
+		named[decisions[i].service.Name] = true
+		changed = c.pass(&decisions[i], records, others, now) || changed
+	}
+	for name := range c.passages {
+		if !named[name] {
+			delete(c.passages, name)
+			changed = true
+		}
+	}
+	if changed {
+		c.keepHistories()
+	}
+}
+
+// steps are those that the others have to know. It needs c.stepping.
+func (c *Controller) steps() map[string]lb.History {
+	var all map[string]lb.History
+	for name, p := range c.passages {
+		if h, there := p.told(); there {
+			if all == nil {
+				all = make(map[string]lb.History)
+			}
+			all[name] = h
+		}
+	}
+	return all
+}
+
+// aside gives those of names that live and are in no slot.
+func aside(t lb.Table, names []string) []string {
+	var list []string
+	for _, name := range names {
+		_, lives := slices.BinarySearchFunc(t.Alive, name, byName)
+		_, in := slices.BinarySearchFunc(t.Backends, name, byName)
+		if lives && !in {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// heldBy gives, of each backend that lives in no slot, the members that have flows there,
+// sorted.
+func heldBy(t lb.Table, self string, held []string, others []lb.Record) map[string][]string {
+	by := make(map[string][]string)
+	for _, name := range held {
+		by[name] = []string{self}
+	}
+	for _, r := range others {
+		for _, name := range aside(t, r.Report.Steps[t.Service.Name].Held) {
+			by[name] = append(by[name], r.Member)
+			slices.Sort(by[name])
+		}
+	}
+	return by
+}
+
+// quiet tells whether this node has forwarded nothing for a while that an earlier step
+// than the last one of h mattered to.
+func (c *Controller) quiet(service string, h lb.History, while time.Duration, now time.Time) bool {
+	if len(h.Steps) < 2 {
+		return false
+	}
+	since := h.Steps[len(h.Steps)-1].Since
+	for _, at := range []time.Time{c.begun, c.Dataplane.Strayed(service)} {
+		if at.After(since) {
+			since = at
+		}
+	}
+	return now.Sub(since) > while
+}
+
+// allQuiet tells whether the others in sight have nothing against forgetting all steps of
+// h but the last.
+func allQuiet(service string, h lb.History, others []lb.Record) bool {
+	last := h.Steps[len(h.Steps)-1]
+	return !slices.ContainsFunc(others, func(r lb.Record) bool {
+		told := r.Report.Steps[service]
+		n := len(told.Steps)
+		return n > 0 && (!told.Quiet || !told.Steps[n-1].Since.Equal(last.Since))
+	})
+}
+
+// keepHistories hands over what a next process has to know of where flows are.
+func (c *Controller) keepHistories() {
+	if c.KeepHistories == nil {
+		return
+	}
+	if err := c.KeepHistories(c.steps()); err != nil {
+		c.Log.Warn("steps of tables not kept: a restart could break flows that are older than the last change", "err", err)
+	}
+}
+
+// table is that of a step, by the numbers of its backends.
+func (p *passage) table(service string, set []lb.Backend, size int, known numbers, used map[[sha256.Size]byte][]uint16) []uint16 {
+	key := sha256.Sum256(fmt.Appendf(nil, "%v", set))
+	table, built := p.tables[key]
+	if !built || len(table) != size && len(table) > 0 {
+		weighted := make([]maglev.Backend, len(set))
+		for i, b := range set {
+			weighted[i] = maglev.Backend{Name: b.Name, Weight: b.Weight}
+		}
+		if size > 0 {
+			table = maglev.Table(service, weighted, size)
+		}
+	}
+	used[key] = table
+	slots := make([]uint16, len(table))
+	for i, index := range table {
+		slots[i] = known.of(set[index])
+	}
+	return slots
+}

@@ -1,0 +1,224 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// randomHistory has steps at whole seconds, some of them at the same one.
+func randomHistory(random *rand.Rand, start time.Time) lb.History {
+	var h lb.History
+	for range random.IntN(6) {
+		var set []lb.Backend
+		for b := range 3 {
+			if random.IntN(2) > 0 {
+				set = append(set, lb.Backend{Name: fmt.Sprint("b", b), Weight: 100 * random.IntN(2)})
+			}
+		}
+		h.Steps = append(h.Steps, lb.Step{Since: start.Add(time.Duration(random.IntN(10)) * time.Second), Backends: set})
+	}
+	slices.SortStableFunc(h.Steps, compareSteps)
+	if random.IntN(3) == 0 {
+		h.Begin = start.Add(time.Duration(random.IntN(10)) * time.Second)
+	}
+	return h
+}
+
+// TestMembersComeToHoldTheSameSteps: in whatever order they hear of each other's.
+func TestMembersComeToHoldTheSameSteps(t *testing.T) {
+	const seed, lifetime = 1, 8 * time.Second
+	random := rand.New(rand.NewPCG(seed, 0))
+	start := time.Unix(1_700_000_000, 0).UTC()
+	now := start.Add(12 * time.Second)
+	for n := range 5000 {
+		var members [3]lb.History
+		for i := range members {
+			members[i] = canonical(randomHistory(random, start), now, lifetime)
+		}
+		first := members
+		for range random.IntN(6) {
+			i, j := random.IntN(3), random.IntN(3)
+			members[i] = canonical(union(members[i], members[j]), now, lifetime)
+		}
+		for range 2 {
+			for i := range members {
+				for _, other := range members {
+					members[i] = canonical(union(members[i], other), now, lifetime)
+				}
+			}
+		}
+		if !equalHistories(members[0], members[1]) || !equalHistories(members[0], members[2]) {
+			t.Fatalf("history %d (seed %d): got\n%v\n%v\n%v\nof\n%v\n%v\n%v", n, seed, members[0], members[1], members[2], first[0], first[1], first[2])
+		}
+	}
+}
+
+// fleet is some controllers that hear each other's reports after a while.
+type fleet struct {
+	mu      sync.Mutex
+	members map[string]*fleetMember
+}
+
+type fleetMember struct {
+	world
+	fleet   *fleet
+	name    string
+	control *Controller
+	reports []lb.Record // what the others hear, each from its time on
+	tables  []lb.Table
+}
+
+func (m *fleetMember) Publish(r lb.Report) {
+	m.fleet.mu.Lock()
+	defer m.fleet.mu.Unlock()
+	m.reports = append(m.reports, lb.Record{Member: m.name, Heard: time.Now(), Report: r})
+}
+
+// lag is how long news takes from one member to another.
+func lag(from, to string) time.Duration {
+	return time.Duration(7+13*int(from[2])%40+11*int(to[2])%50) * time.Millisecond
+}
+
+func (m *fleetMember) Records() []lb.Record {
+	m.fleet.mu.Lock()
+	defer m.fleet.mu.Unlock()
+	var records []lb.Record
+	for _, o := range m.fleet.members {
+		for _, r := range slices.Backward(o.reports) {
+			if time.Since(r.Heard) >= lag(o.name, m.name) {
+				r.Heard = time.Now()
+				records = append(records, r)
+				break
+			}
+		}
+	}
+	slices.SortFunc(records, func(a, b lb.Record) int { return cmp.Compare(a.Member, b.Member) })
+	return records
+}
+
+func (m *fleetMember) Apply(_ context.Context, tables []lb.Table) error {
+	m.fleet.mu.Lock()
+	defer m.fleet.mu.Unlock()
+	m.tables = tables
+	return nil
+}
+
+func (m *fleetMember) Observations() []lb.Observation {
+	m.world.mu.Lock()
+	defer m.world.mu.Unlock()
+	return m.world.members["lb1"].Report.Observations
+}
+
+func (f *fleet) join(ctx context.Context, t *testing.T, name string, service lb.Service) *fleetMember {
+	m := &fleetMember{world: world{t: t, services: []lb.Service{service}, members: map[string]*lb.Record{"lb1": {Member: "lb1"}}}, fleet: f, name: name}
+	m.control = New(Config{
+		Node: name, Size: 3, PartitionHold: 15 * time.Second, Secret: []byte("secret"),
+		Dataplane: m, Announcer: m, Cluster: m, Checker: m, Log: slog.New(slog.DiscardHandler),
+	})
+	f.mu.Lock()
+	f.members[name] = m
+	f.mu.Unlock()
+	m.control.SetServices([]lb.Service{service})
+	go m.control.Run(ctx)
+	return m
+}
+
+// TestMembersHaveTheSameBases: news reaches each at another time, changes overlap, and
+// one joins in the middle of it.
+func TestMembersHaveTheSameBases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		service := lb.Service{Name: "web", MinHealthy: lb.Quorum{Value: 1}, FlowLifetime: 10 * time.Minute}
+		for i := range 6 {
+			service.Backends = append(service.Backends, lb.Backend{Name: fmt.Sprintf("web%d", i), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), Weight: 100})
+		}
+		f := &fleet{members: make(map[string]*fleetMember)}
+		states := make(map[string]string)
+		see := func(m *fleetMember) {
+			m.world.mu.Lock()
+			for name, state := range states {
+				m.observe(&m.world.members["lb1"].Report, name, state)
+			}
+			m.world.mu.Unlock()
+			m.control.Wake()
+		}
+		for i := range 6 {
+			states[fmt.Sprintf("web%d", i)] = "up"
+		}
+		for _, name := range []string{"lb1", "lb2", "lb3"} {
+			see(f.join(ctx, t, name, service))
+		}
+		// agree tells whether all have the same tables, and how many slots are in transition.
+		agree := func(when string) int {
+			time.Sleep(2 * time.Second)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			inTransition := -1
+			var want []lb.Base
+			for _, name := range []string{"lb1", "lb2", "lb3", "lb4"} {
+				m := f.members[name]
+				if m == nil {
+					continue
+				}
+				n := 0
+				for _, b := range m.tables[0].Bases {
+					if b.InTransition {
+						n++
+					}
+				}
+				if inTransition < 0 {
+					inTransition, want = n, m.tables[0].Bases
+				} else if !slices.Equal(m.tables[0].Bases, want) {
+					t.Errorf("%s: %s has other bases than lb1: %d slots in transition and not %d", when, name, n, inTransition)
+				}
+			}
+			return inTransition
+		}
+		change := func(name, state string) {
+			states[name] = state
+			for _, m := range f.members {
+				see(m)
+				time.Sleep(17 * time.Millisecond)
+			}
+		}
+		if n := agree("at first"); n != 0 {
+			t.Errorf("at first %d slots in transition, want none", n)
+		}
+		change("web0", "down")
+		first := agree("after the first change")
+		change("web0", "up")
+		change("web1", "down")
+		second := agree("after more")
+		if first == 0 || second <= first {
+			t.Errorf("slots in transition: %d, then %d, want ever more", first, second)
+		}
+		see(f.join(ctx, t, "lb4", service))
+		if n := agree("after one has joined"); n != second {
+			t.Errorf("after one has joined: %d slots in transition, want %d", n, second)
+		}
+		for _, report := range f.members["lb4"].reports {
+			for _, told := range report.Report.Steps {
+				if len(told.Steps) > 4 {
+					t.Errorf("%d steps are told of, want those that there were", len(told.Steps))
+				}
+			}
+		}
+		time.Sleep(11 * time.Minute)
+		if n := agree("at last"); n != 0 {
+			t.Errorf("at last %d slots in transition, want none", n)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}

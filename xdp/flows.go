@@ -1,0 +1,183 @@
+package xdp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// Records of flows on their way to other nodes and from them. A flow's key is the same on
+// all nodes, as the hashes are; a backend is told by a name that is the same.
+
+// turns is how often all records are looked through until each was told of again: the
+// copies that the others have know nothing of the packets that come here.
+const turns = 64
+
+// mostAgain is how many records wait to be told of again. More come in another turn.
+const mostAgain = 1 << 15
+
+// turn is a share of all records.
+type turn uint64
+
+func (t turn) has(key uint64) bool { return key%turns == uint64(t) }
+
+// nextTurn gives the shares one after the other.
+func (r *records) nextTurn() turn {
+	r.sharing.Lock()
+	defer r.sharing.Unlock()
+	r.round++
+	return turn(r.round % turns)
+}
+
+func (r *records) tellAgain(list []lb.FlowRecord) {
+	r.sharing.Lock()
+	defer r.sharing.Unlock()
+	r.again = append(r.again, list[:min(len(list), mostAgain-len(r.again))]...)
+}
+
+// name gives the backend at an address its name.
+func (d *Dataplane) name(b *backend, address netip.Addr) {
+	id := backendID(b.service.name, b.name, address)
+	if old := d.store.ids[b.entry()]; old != id && d.records.owners[old] == b {
+		delete(d.records.owners, old)
+	}
+	d.store.ids[b.entry()] = id
+	d.records.owners[id] = b
+}
+
+// flow is a record as others are told of it.
+func (s judgedService) flow(key uint64, r bpfRecord, now uint16) lb.FlowRecord {
+	return lb.FlowRecord{
+		Key: key, Backend: s.ids[r.Backend], Idle: time.Duration(max(int16(now-r.Used), 0)) * tick,
+		Datagrams: r.State&recordDatagrams != 0, Closing: r.State&recordClosing != 0,
+	}
+}
+
+// FreshFlows gives the records that the others are to hear of, up to n: of flows that have
+// begun and go on, and, once in a while, of those that still do.
+func (d *Dataplane) FreshFlows(n int) ([]lb.FlowRecord, error) {
+	r := d.records
+	r.sharing.Lock()
+	defer r.sharing.Unlock()
+	take := min(n, len(r.again))
+	list := append([]lb.FlowRecord(nil), r.again[:take]...)
+	r.again = r.again[take:]
+	if len(r.again) == 0 {
+		r.again = nil
+	}
+	if r.fresh.AvailableBytes() == 0 {
+		return list, nil
+	}
+	d.mu.Lock()
+	j := d.newJudge(time.Now())
+	d.mu.Unlock()
+	var sample ringbuf.Record
+	r.fresh.SetDeadline(time.Unix(1, 0)) // what is there now
+	for len(list) < n {
+		err := r.fresh.ReadInto(&sample)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err != nil {
+			return list, fmt.Errorf("read what records were confirmed: %w", err)
+		}
+		key, record := readNews(sample.RawSample)
+		if j.keeps(record) {
+			list = append(list, j.services[record.Service].flow(key, record, j.now))
+		}
+	}
+	return list, nil
+}
+
+// readNews reads what the program tells of a record.
+func readNews(b []byte) (key uint64, r bpfRecord) {
+	_ = b[15]
+	return binary.LittleEndian.Uint64(b), bpfRecord{
+		Service: binary.LittleEndian.Uint16(b[8:]), Backend: binary.LittleEndian.Uint16(b[10:]), Used: binary.LittleEndian.Uint16(b[12:]),
+		Life: b[14], State: b[15],
+	}
+}
+
+// AllFlows gives all records that are worth something, in pieces.
+func (d *Dataplane) AllFlows(yield func([]lb.FlowRecord) bool) error {
+	d.mu.Lock()
+	if d.store == nil {
+		d.mu.Unlock()
+		return nil
+	}
+	j := d.newJudge(time.Now())
+	d.mu.Unlock()
+	const piece = 20_000
+	list, wanted := make([]lb.FlowRecord, 0, piece), true
+	_, err := sift(d.records.m, func(key uint64, r bpfRecord) bool {
+		if !wanted || r.State&(recordConfirmed|recordLearned) == 0 || !j.keeps(r) {
+			return true
+		}
+		if list = append(list, j.services[r.Service].flow(key, r, j.now)); len(list) == piece {
+			wanted = yield(list)
+			list = list[:0]
+		}
+		return true
+	})
+	if err == nil && wanted && len(list) > 0 {
+		yield(list)
+	}
+	return err
+}
+
+// LearnFlows takes records of flows that other nodes have packets of. Of a flow that has a
+// record here already the one counts that was of use later.
+func (d *Dataplane) LearnFlows(list []lb.FlowRecord) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store == nil {
+		return nil
+	}
+	now := uint16(tickOf(time.Now()))
+	for _, f := range list {
+		b := d.records.owners[f.Backend]
+		if b == nil || !b.lives {
+			continue
+		}
+		r := bpfRecord{
+			Service: uint16(b.service.number), Backend: uint16(b.index), Life: b.life,
+			Used: now - ticks(f.Idle), State: recordConfirmed | recordLearned,
+		}
+		if f.Datagrams {
+			r.State |= recordDatagrams
+		}
+		if f.Closing {
+			r.State |= recordClosing
+		}
+		if err := d.learn(f.Key, r); err != nil {
+			return fmt.Errorf("write a record: %w", err)
+		}
+	}
+	return nil
+}
+
+func (d *Dataplane) learn(key uint64, r bpfRecord) error {
+	m := d.records.m
+	err := m.Update(key, r, ebpf.UpdateNoExist)
+	if !errors.Is(err, ebpf.ErrKeyExist) {
+		return err
+	}
+	var there bpfRecord
+	if err := m.Lookup(key, &there); err != nil {
+		return nil // it went meanwhile
+	}
+	newer := int16(r.Used-there.Used) > 0
+	same := there.Service == r.Service && there.Backend == r.Backend && there.Life == r.Life
+	if same && (!newer || there.State&recordLearned == 0) || !same && !newer {
+		return nil
+	}
+	return m.Update(key, r, ebpf.UpdateExist)
+}

@@ -1,0 +1,508 @@
+package xdp
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
+
+// What stands in a slot beside the base, as in bpf/types.h.
+const (
+	inTransition = 0x8000
+	settling     = 0x4000
+	baseBackend  = 0x3fff
+)
+
+// State of a record, as in bpf/types.h.
+const (
+	recordConfirmed = 1
+	recordClosing   = 2
+	recordDatagrams = 4
+	recordLearned   = 8
+)
+
+// defaultFlowRecords is the room for records where nothing is said: some 20 MB.
+const defaultFlowRecords = 1 << 18
+
+// Time as records have it: 16 bits of it are a day and a half.
+const tick = 2 * time.Second
+
+func ticks(d time.Duration) uint16 { return uint16(min((d+tick-1)/tick, 1<<15)) }
+
+func tickOf(t time.Time) uint32 { return uint32(t.UnixMilli() / tick.Milliseconds()) }
+
+// How long a record lives of which no packet comes, where that is not its service's
+// Lifetime: unconfirmed ones may be a flood's, and are shorter than a handshake takes for
+// nobody.
+const (
+	unconfirmedLife = 6 * time.Second
+	closingLife     = time.Minute
+	datagramsLife   = 5 * time.Minute
+)
+
+// records is what user space knows of the flows' records.
+type records struct {
+	m      *ebpf.Map // a handle of its own: the store's is closed when maps grow
+	held   int       // when last counted
+	owners map[uint64]*backend
+
+	sharing sync.Mutex // guards what follows; taken before Dataplane.mu
+	fresh   *ringbuf.Reader
+	again   []lb.FlowRecord // to be told of once more
+	round   uint64
+}
+
+// newRecords has the program make a sixteenth of all records in a second at most: those
+// that nobody confirms are over before they fill a half.
+func newRecords(s *store) (*records, error) {
+	m, err := s.maps[bpfMapRecords].Clone()
+	if err != nil {
+		return nil, fmt.Errorf("map %s: %w", bpfMapRecords, err)
+	}
+	rate := max(m.MaxEntries()/16, 1)
+	s.pace.Interval = uint64(time.Second) / uint64(rate)
+	s.pace.Burst = uint64(time.Second) / 4
+	s.pace.Now = tickOf(time.Now())
+	fresh, err := ringbuf.NewReader(s.maps[bpfMapConfirmed])
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("map %s: %w", bpfMapConfirmed, err), m.Close())
+	}
+	return &records{m: m, fresh: fresh, owners: make(map[uint64]*backend)}, nil
+}
+
+func (r *records) close() error {
+	return errors.Join(r.m.Close(), r.fresh.Close())
+}
+
+// backendID names a backend in all processes and on all nodes.
+func backendID(service, name string, address netip.Addr) uint64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %s", service, name, address))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// checkBases finds what bases cannot say.
+func checkBases(t lb.Table) error {
+	if t.Bases == nil {
+		return nil
+	}
+	if len(t.Bases) != len(t.Slots) {
+		return fmt.Errorf("service %q: %d bases of %d slots", t.Service.Name, len(t.Bases), len(t.Slots))
+	}
+	for _, b := range t.Bases {
+		if int(b.Backend) >= len(t.Alive) {
+			return fmt.Errorf("service %q: a slot's base is backend %d of %d that live", t.Service.Name, b.Backend, len(t.Alive))
+		}
+	}
+	return nil
+}
+
+// base puts the table's bases into slots.
+func (s *service) base(slots []bpfSlot, t lb.Table) {
+	s.lifetime = 0
+	if t.Bases == nil {
+		return
+	}
+	place := make([]uint16, len(t.Alive))
+	for i, b := range t.Alive {
+		place[i] = uint16(s.members[b.Name].index)
+	}
+	for i, b := range t.Bases {
+		if !b.InTransition {
+			continue
+		}
+		s.lifetime = ticks(t.Service.Lifetime())
+		slots[i].Base = place[b.Backend] | inTransition
+		if b.Settling {
+			slots[i].Base |= settling
+		}
+	}
+}
+
+// begin is the beginning of another life: records of the one before are worth nothing.
+func (b *backend) begin() {
+	b.service.lives++
+	b.life = b.service.lives
+}
+
+// endLives makes the records worthless that lead to backends which failed. It comes after
+// the table has turned: there no flow goes by them any more.
+func (d *Dataplane) endLives(s *service, t lb.Table) {
+	lives := make(map[string]bool)
+	for _, list := range [][]lb.Backend{t.Backends, t.Alive} {
+		for _, b := range list {
+			lives[b.Name] = true
+		}
+	}
+	for _, b := range s.members {
+		if b.lives && !lives[b.name] {
+			b.begin()
+		}
+		b.lives = lives[b.name]
+		entry := &d.store.backends[b.entry()]
+		if entry.NextHop>>hopLifeBit != uint64(b.life) {
+			atomic.StoreUint64(&entry.NextHop, entry.NextHop&(1<<hopLifeBit-1)|b.lifeBits())
+		}
+	}
+}
+
+// use is what a backend of a service with records is of use for.
+type use struct {
+	records int       // that lead to it
+	packets uint64    // when last counted
+	rate    float64   // packets a second since the time before
+	counted time.Time // when
+	last    time.Time // when packets were last seen to have come
+}
+
+// keepRecords tells the program the time, and removes records that are over.
+func (d *Dataplane) keepRecords(ctx context.Context) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		now := time.Now()
+		if err := d.reviewRecords(now); err != nil {
+			d.log.Warn("records of flows not looked through, will retry", "err", err)
+		}
+		// A twentieth of a core at most.
+		rest := time.After(20 * time.Since(now))
+		for rested := false; !rested; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				d.tellTime(time.Now())
+				select {
+				case <-rest:
+					rested = true
+				default:
+				}
+			}
+		}
+	}
+}
+
+// tellTime tells the program.
+func (d *Dataplane) tellTime(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store != nil {
+		atomic.StoreUint32(&d.store.pace.Now, tickOf(now))
+	}
+}
+
+// judge tells records that are worth something from others.
+type judge struct {
+	now      uint16
+	services map[uint16]judgedService
+}
+
+// judgedService is a service with records.
+type judgedService struct {
+	lifetime uint16
+	lives    map[uint16]uint8  // of backends, by index
+	ids      map[uint16]uint64 // likewise
+	held     map[uint16]int    // records that lead to each
+}
+
+// newJudge needs d.mu.
+func (d *Dataplane) newJudge(now time.Time) judge {
+	j := judge{now: uint16(tickOf(now)), services: make(map[uint16]judgedService)}
+	for _, s := range d.services {
+		if s.lifetime == 0 {
+			continue
+		}
+		of := judgedService{s.lifetime, make(map[uint16]uint8), make(map[uint16]uint64), make(map[uint16]int)}
+		for _, b := range s.members {
+			of.lives[uint16(b.index)], of.ids[uint16(b.index)] = b.life, d.store.ids[b.entry()]
+		}
+		j.services[uint16(s.number)] = of
+	}
+	return j
+}
+
+// keeps tells whether a record is to stay.
+func (j judge) keeps(r bpfRecord) bool {
+	s, known := j.services[r.Service]
+	if !known {
+		return false
+	}
+	if life, there := s.lives[r.Backend]; !there || life != r.Life {
+		return false
+	}
+	limit := s.lifetime
+	switch {
+	case r.State&(recordConfirmed|recordLearned) == 0:
+		limit = min(limit, ticks(unconfirmedLife))
+	case r.State&recordClosing != 0:
+		limit = min(limit, ticks(closingLife))
+	case r.State&recordDatagrams != 0:
+		limit = min(limit, ticks(datagramsLife))
+	}
+	age := j.now - r.Used
+	return age <= limit || age > 1<<15 // a clock that was set back
+}
+
+// reviewRecords removes the records that are over and counts the others.
+func (d *Dataplane) reviewRecords(now time.Time) error {
+	d.mu.Lock()
+	if d.store == nil {
+		d.mu.Unlock()
+		return nil
+	}
+	j := d.newJudge(now)
+	m := d.records.m
+	d.mu.Unlock()
+
+	turn := d.records.nextTurn()
+	var again []lb.FlowRecord
+	held, err := sift(m, func(key uint64, r bpfRecord) bool {
+		if !j.keeps(r) {
+			return false
+		}
+		s := j.services[r.Service]
+		s.held[r.Backend]++
+		if turn.has(key) && r.State&(recordConfirmed|recordLearned) == recordConfirmed && j.now-r.Used <= s.lifetime/4 {
+			again = append(again, s.flow(key, r, j.now))
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	d.records.tellAgain(again)
+
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store == nil {
+		return nil
+	}
+	d.records.held = held
+	counters, err := newCounters(d.store.maps[bpfMapBackendCounters])
+	if err != nil {
+		return err
+	}
+	for _, s := range d.services {
+		of := j.services[uint16(s.number)]
+		for _, b := range s.members {
+			if s.lifetime == 0 {
+				b.use = use{}
+				continue
+			}
+			total, err := b.tally.total(counters)
+			if err != nil {
+				return fmt.Errorf("read the counter of service %s, backend %s: %w", s.name, b.name, err)
+			}
+			b.use.count(total.Packets, now)
+			b.use.records = 0
+			if of.lives[uint16(b.index)] == b.life {
+				b.use.records = of.held[uint16(b.index)]
+			}
+		}
+	}
+	return nil
+}
+
+func (u *use) count(packets uint64, now time.Time) {
+	if u.counted.IsZero() {
+		u.last = now // it may have been in use until now
+	} else if since := now.Sub(u.counted).Seconds(); since > 0 {
+		u.rate = float64(packets-u.packets) / since
+		if packets != u.packets {
+			u.last = now
+		}
+	}
+	u.packets, u.counted = packets, now
+}
+
+// sift walks all records and removes those that are not kept. It gives how many are.
+func sift(m *ebpf.Map, keep func(key uint64, r bpfRecord) bool) (kept int, err error) {
+	const batch = 4096
+	keys, values := make([]uint64, batch), make([]bpfRecord, batch)
+	var cursor ebpf.MapBatchCursor
+	var over []uint64
+	for {
+		n, err := m.BatchLookup(&cursor, keys, values, nil)
+		ended := errors.Is(err, ebpf.ErrKeyNotExist)
+		if err != nil && !ended {
+			return kept, fmt.Errorf("read records: %w", err)
+		}
+		over = over[:0]
+		for i := range n {
+			if keep(keys[i], values[i]) {
+				kept++
+			} else {
+				over = append(over, keys[i])
+			}
+		}
+		for _, key := range over {
+			if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return kept, fmt.Errorf("remove a record: %w", err)
+			}
+		}
+		if ended {
+			return kept, nil
+		}
+	}
+}
+
+// Strayed is when a packet of the service last went elsewhere than new flows of its slot
+// do: what was before its last change still mattered. Zero: it never did.
+func (d *Dataplane) Strayed(service string) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.services[service]
+	if s == nil || d.store == nil {
+		return time.Time{}
+	}
+	at := atomic.LoadUint64(&d.store.strayed[s.number])
+	if at == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(at) * tick.Milliseconds())
+}
+
+// inUse is how long after its last packet a backend counts as in use.
+const inUse = time.Minute
+
+// Holds gives the backends of a service with slots in transition that flows are still at:
+// with records, or with packets in the last minute.
+func (d *Dataplane) Holds(service string) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.services[service]
+	if s == nil || s.lifetime == 0 {
+		return nil
+	}
+	var names []string
+	for name, b := range s.members {
+		if b.use.records > 0 || b.use.counted.IsZero() || time.Since(b.use.last) < inUse {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// inheritRecords takes over the records of the program before, whose process numbered
+// services and backends its own way. What it has in another form is left, and told of.
+func (d *Dataplane) inheritRecords() {
+	n, err := d.copyRecords()
+	if err != nil {
+		d.log.Warn("records of flows of the process before not taken over: such as are older than the last change may break", "err", err)
+	} else if n > 0 {
+		d.log.Info("records of flows taken over", "records", n)
+	}
+}
+
+func (d *Dataplane) copyRecords() (int, error) {
+	old := make(map[string]*ebpf.Map)
+	for name, size := range map[string]int{
+		bpfMapRecords: binary.Size(bpfRecord{}), bpfMapServices: binary.Size(bpfService{}), bpfMapBackends: binary.Size(bpfBackend{}), bpfMapBackendIds: 8,
+	} {
+		m := d.pins.open(name)
+		if m == nil {
+			return 0, nil // it knew of no records
+		}
+		defer m.Close()
+		if int(m.ValueSize()) != size {
+			return 0, fmt.Errorf("map %s has values of %d bytes, not of %d", name, m.ValueSize(), size)
+		}
+		old[name] = m
+	}
+	// whose gives the backend that they are of, and the life that it was in; nil: nobody's
+	// that we know.
+	whose := func(r bpfRecord) (*backend, uint8) {
+		var service bpfService
+		var there bpfBackend
+		var id uint64
+		if old[bpfMapServices].Lookup(uint32(r.Service), &service) != nil {
+			return nil, 0
+		}
+		entry := service.Table[service.Active&1].Backends + uint32(r.Backend)
+		if old[bpfMapBackends].Lookup(entry, &there) != nil || old[bpfMapBackendIds].Lookup(entry, &id) != nil {
+			return nil, 0
+		}
+		return d.records.owners[id], uint8(there.NextHop >> hopLifeBit)
+	}
+	type owner struct {
+		b    *backend
+		life uint8
+	}
+	owners := make(map[[2]uint16]owner)
+	copied := 0
+	_, err := sift(old[bpfMapRecords], func(key uint64, r bpfRecord) bool {
+		at := [2]uint16{r.Service, r.Backend}
+		of, known := owners[at]
+		if !known {
+			of.b, of.life = whose(r)
+			owners[at] = of
+		}
+		if of.b != nil && of.life == r.Life {
+			r.Service, r.Backend, r.Life = uint16(of.b.service.number), uint16(of.b.index), of.b.life
+			if d.records.m.Update(key, r, ebpf.UpdateNoExist) == nil { // else we made a newer one
+				copied++
+			}
+		}
+		return true
+	})
+	return copied, err
+}
+
+// RecordStats is what became of packets whose slots are in transition, and the records.
+type RecordStats struct {
+	Held, Room int // records when last counted, and as many as there can be
+	// Recorded are packets that wrote their flow's record, and Refused those that would
+	// have, but there were too many at once. The others went by their flow's record, or
+	// without one to the slot's base or current backend.
+	Recorded, Refused, ByRecord, ByBase, ByCurrent uint64
+}
+
+// Use is what a backend is of use for, while its service has slots in transition: as of the
+// last look, some seconds ago.
+type Use struct {
+	Records int       // that lead to it
+	Rate    float64   // packets a second
+	Last    time.Time // when packets were last seen to come; zero: there was no look yet
+}
+
+// recordStats needs d.mu.
+func (d *Dataplane) recordStats() (RecordStats, error) {
+	stats := RecordStats{Held: d.records.held, Room: int(d.records.m.MaxEntries())}
+	for how, count := range map[bpfTracked]*uint64{
+		bpfTrackedTRACKED_RECORDED: &stats.Recorded, bpfTrackedTRACKED_REFUSED: &stats.Refused,
+		bpfTrackedTRACKED_BY_RECORD: &stats.ByRecord, bpfTrackedTRACKED_BY_BASE: &stats.ByBase, bpfTrackedTRACKED_BY_CURRENT: &stats.ByCurrent,
+	} {
+		var perCPU []uint64
+		if err := d.store.maps[bpfMapTrackedPackets].Lookup(uint32(how), &perCPU); err != nil {
+			return RecordStats{}, fmt.Errorf("read the counter of tracked packets: %w", err)
+		}
+		for _, n := range perCPU {
+			*count += n
+		}
+	}
+	return stats, nil
+}
+
+// uses are those of the backends of a service that has slots in transition.
+func (s *service) uses() map[string]Use {
+	if s.lifetime == 0 {
+		return nil
+	}
+	uses := make(map[string]Use, len(s.members))
+	for name, b := range s.members {
+		uses[name] = Use{b.use.records, b.use.rate, b.use.last}
+	}
+	return uses
+}
