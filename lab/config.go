@@ -69,7 +69,7 @@ services:
       type: http
       port: {{$.Port}}
       path: /healthz
-      via: direct
+      via: vip
       interval: {{$.Interval}}
       timeout: {{$.Timeout}}
       rise: {{$.Rise}}

@@ -71,9 +71,9 @@ func testHTTP(t *testing.T, l *Lab, client, vip netip.Addr) {
 			p := decode(f)
 			switch {
 			case p.inner == nil:
-			case p.inner.from == vip:
+			case p.inner.from == vip && p.inner.to == client:
 				t.Errorf("at %s: got an answer, %s, want none", name, p.inner)
-			case p.inner.to == vip && p.out == in:
+			case p.inner.from == client && p.inner.to == vip && p.out == in:
 				passed++
 			}
 		}

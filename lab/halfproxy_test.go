@@ -108,7 +108,7 @@ func tellHalfProxy(t *testing.T, l *Lab, client, vip netip.Addr) {
 	})
 	t.Run("5 no answer crosses the node", func(t *testing.T) {
 		for _, p := range frames["node"] {
-			if p.inner != nil && p.inner.from == vip {
+			if p.inner != nil && p.inner.from == vip && p.inner.to == client { // else it is a check's
 				t.Errorf("at the node's port: got %s (out: %v)", p.inner, p.out)
 			}
 		}

@@ -79,7 +79,7 @@ func (s *story) breach(format string, args ...any) {
 }
 
 func (s *story) assembly(ctx context.Context) error {
-	s.say("%d nodes start. Each loads its program, checks the %d backends and tells the others what it found; then it announces", len(s.nodes), len(s.backends))
+	s.say("%d nodes start. Each loads its program, asks the %d backends for the VIPs, tells the others what it found, and announces", len(s.nodes), len(s.backends))
 	s.more("the service's virtual addresses (VIPs) %s and %s to the router, by BGP.", VIPs.V4, VIPs.V6)
 	if err := s.settle(ctx); err != nil {
 		return err
