@@ -11,7 +11,7 @@ KERNELS ?= 5.10 6.1 6.12
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := build
-.PHONY: build generate test test-kernels lint bench fuzz demo clean help
+.PHONY: build generate test test-kernels lint bench simulate fuzz demo clean help
 
 build: ## build bin/halfproxy, one static file
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/halfproxy ./cmd/halfproxy
@@ -45,6 +45,9 @@ bench: ## tell how fast packets, tables, services and checks go here, as ratios 
 	@uname -srm; nproc
 	go test -run '^$$' -bench Speed -benchtime 1x ./xdp
 	go test -run '^$$' -bench Checks -benchtime 1x ./health
+
+simulate: ## simulate how many flows break, by several ways of tracking them
+	go run ./track/simulate -plot docs/tracking.svg
 
 fuzz: ## fuzz everything that reads bytes or files, FUZZTIME (30s) each
 	scripts/fuzz $(FUZZTIME)
