@@ -81,6 +81,7 @@ type Dataplane struct {
 	denied     map[netip.Prefix]bool
 	capturing  *capture // nil: nobody captures
 	records    *records
+	applied    uint64 // calls of Apply
 
 	denying sync.Mutex // one Deny at a time; taken before mu
 

@@ -76,9 +76,7 @@ func (d *Dataplane) FreshFlows(n int) ([]lb.FlowRecord, error) {
 	if r.fresh.AvailableBytes() == 0 {
 		return list, nil
 	}
-	d.mu.Lock()
-	j := d.newJudge(time.Now())
-	d.mu.Unlock()
+	j := d.judgeNow(time.Now())
 	var sample ringbuf.Record
 	r.fresh.SetDeadline(time.Unix(1, 0)) // what is there now
 	for len(list) < n {
@@ -95,6 +93,20 @@ func (d *Dataplane) FreshFlows(n int) ([]lb.FlowRecord, error) {
 		}
 	}
 	return list, nil
+}
+
+// judgeNow is newJudge, made anew only after Apply: news comes some hundred times a second,
+// and there may be thousands of backends. It needs records.sharing.
+func (d *Dataplane) judgeNow(now time.Time) judge {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.records
+	if r.judge.services == nil || r.judged != d.applied {
+		r.judge, r.judged = d.newJudge(now), d.applied
+	}
+	j := r.judge
+	j.now = uint16(tickOf(now))
+	return j
 }
 
 // readNews reads what the program tells of a record.

@@ -62,6 +62,8 @@ type records struct {
 	fresh   *ringbuf.Reader
 	again   []lb.FlowRecord // to be told of once more
 	round   uint64
+	judge   judge  // as of
+	judged  uint64 // this Dataplane.applied
 }
 
 // newRecords has the program make a sixteenth of all records in a second at most: those

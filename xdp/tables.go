@@ -85,6 +85,7 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	defer func() { d.applied++ }()
 	if err := ctx.Err(); err != nil {
 		return err
 	}

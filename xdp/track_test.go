@@ -536,6 +536,16 @@ func TestRecordsAreWorthTheSameOnAnotherNode(t *testing.T) {
 		t.Errorf("a flow that has moved: got %v, %v, want it told of in its turn only", list, err)
 	}
 
+	// A backend that failed meanwhile is told of to nobody.
+	chosenFor(t, a, packet.TCP("198.51.100.7:9", vip, packet.SYN))
+	chosenFor(t, a, packet.TCP("198.51.100.7:9", vip, packet.ACK))
+	without := moving(web, track.Slot{Current: 1, Base: 0, InTransition: true})
+	without.Backends, without.Alive = web.Backends[1:], web.Backends[1:]
+	apply(t, a, without)
+	if list, err := a.FreshFlows(10); err != nil || len(list) != 0 {
+		t.Errorf("after its backend failed: got %v, %v, want nothing", list, err)
+	}
+
 	var all []lb.FlowRecord
 	must(t, b.AllFlows(func(list []lb.FlowRecord) bool {
 		all = append(all, list...)
