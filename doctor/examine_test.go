@@ -254,16 +254,6 @@ func TestEveryFaultIsFoundAndGoneOnceItsRemedyIsHeeded(t *testing.T) {
 			others: true,
 		},
 		{
-			fault: "an MTU that is too big for native mode",
-			plant: func(t *testing.T, w *world) {
-				w.pass.Close() // it limits the other end's MTU
-				shell(t, w.net, "ip link set dev eth0 mtu 9000")
-				shell(t, w.lb, "ip link set dev eth0 mtu 9000")
-			},
-			want:   "eth0: MTU 9000 of its other end eth0 is too big for native mode: a packet has to fit a page, which 3506 does",
-			others: true,
-		},
-		{
 			fault: "merged segments before an outer header",
 			plant: func(t *testing.T, w *world) {
 				w.cfg.XDPMode = generic

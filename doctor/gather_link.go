@@ -29,8 +29,9 @@ func (h *host) gatherLinks(cfg Config, byIndex map[int]*netlink.LinkAttrs) {
 		l := link{
 			name: name, exists: true, mtu: attrs.MTU, ethernet: isEthernet(attrs),
 			up: attrs.RawFlags&unix.IFF_UP != 0, carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
-			program: programOf(attrs, cfg.Pins), native: takesNative(attrs.Index),
+			program: programOf(attrs, cfg.Pins),
 		}
+		l.native, l.scatters, l.gathers = xdpFeatures(attrs.Index)
 		if err := l.askDriver(); err != nil {
 			h.unknown = append(h.unknown, fmt.Sprintf("what %s offloads and how many queues it has: %v", name, err))
 		}
@@ -82,39 +83,47 @@ func programOf(l *netlink.LinkAttrs, pins string) *program {
 	return p
 }
 
-// takesNative asks the kernel, which tells from 6.3 on what a driver can do
+// xdpFeatures asks the kernel, which tells from 6.3 on what a driver can do
 // (Documentation/netlink/specs/netdev.yaml).
-func takesNative(ifindex int) answer {
+func xdpFeatures(ifindex int) (native, scatters, gathers answer) {
 	const (
-		devGet      = 1 // NETDEV_CMD_DEV_GET
-		index       = 1 // NETDEV_A_DEV_IFINDEX
-		xdpFeatures = 3 // NETDEV_A_DEV_XDP_FEATURES
-		basic       = 1 // NETDEV_XDP_ACT_BASIC: drop, pass, send back
+		devGet   = 1 // NETDEV_CMD_DEV_GET
+		index    = 1 // NETDEV_A_DEV_IFINDEX
+		features = 3 // NETDEV_A_DEV_XDP_FEATURES
+
+		basic   = 1 << 0 // NETDEV_XDP_ACT_BASIC: drop, pass, send back
+		receive = 1 << 5 // NETDEV_XDP_ACT_RX_SG
+		send    = 1 << 6 // NETDEV_XDP_ACT_NDO_XMIT_SG
 	)
 	family, err := netlink.GenlFamilyGet("netdev")
 	if err != nil {
-		return unknown
+		return unknown, unknown, unknown
 	}
 	req := nl.NewNetlinkRequest(int(family.ID), 0)
 	// Not nl.Genlmsg: it leaves the reserved bytes to chance, which netdev refuses.
 	req.AddRawData(append([]byte{devGet, 1, 0, 0}, nl.NewRtAttr(index, nl.Uint32Attr(uint32(ifindex))).Serialize()...))
 	messages, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil || len(messages) == 0 || len(messages[0]) < nl.SizeofGenlmsg {
-		return unknown
+		return unknown, unknown, unknown
 	}
 	attrs, err := nl.ParseRouteAttr(messages[0][nl.SizeofGenlmsg:])
 	if err != nil {
-		return unknown
+		return unknown, unknown, unknown
 	}
 	for _, a := range attrs {
-		if a.Attr.Type == xdpFeatures && len(a.Value) >= 8 {
-			if nl.NativeEndian().Uint64(a.Value)&basic != 0 {
-				return yes
-			}
-			return no
+		if a.Attr.Type == features && len(a.Value) >= 8 {
+			has := nl.NativeEndian().Uint64(a.Value)
+			return yesOrNo(has&basic != 0), yesOrNo(has&receive != 0), yesOrNo(has&send != 0)
 		}
 	}
-	return unknown
+	return unknown, unknown, unknown
+}
+
+func yesOrNo(is bool) answer {
+	if is {
+		return yes
+	}
+	return no
 }
 
 // farEndOf finds the other end of a veth, in this namespace or one that has a

@@ -64,6 +64,8 @@ type link struct {
 	mtu      int
 	driver   string
 	native   answer // that the driver takes a native program
+	scatters answer // that it gives native programs frames of several buffers
+	gathers  answer // that it sends such frames of other interfaces' programs
 	program  *program
 
 	lro, gro, groHW bool

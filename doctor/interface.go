@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ func interfaces(cfg Config, h host) []Finding {
 		found = append(found, offloads(cfg, h, l)...)
 		found = append(found, veth(cfg, h, l)...)
 	}
-	return found
+	return append(found, redirects(cfg, h)...)
 }
 
 // cable judges whether frames come in at all.
@@ -229,21 +230,60 @@ func offloads(cfg Config, h host, l link) []Finding {
 	return found
 }
 
-// nativeMTU is the largest MTU at which a native program sees a packet in one
-// piece, and why. A driver may take less than that, and says so in the kernel's
-// log.
+// nativeMTU is the largest MTU at which a driver takes a native program, and
+// why. It may take less than that, and says so in the kernel's log.
 func nativeMTU(h host, l link) (int, string) {
+	if l.driver == "virtio_net" && !h.atLeast(6, 3) {
+		const header = 32 // struct padded_vnet_hdr
+		return h.pageSize - header, fmt.Sprintf("before Linux 6.3 virtio_net takes %d", h.pageSize-header)
+	}
+	largest := onePageMTU(h)
+	switch {
+	case !h.atLeast(5, 18):
+		return largest, fmt.Sprintf("before Linux 5.18 a packet has to fit a page, which %d does", largest)
+	case l.scatters == yes || l.driver == "veth":
+		return math.MaxInt, ""
+	case l.scatters == no:
+		return largest, fmt.Sprintf("driver %s gives it packets in one page alone, which %d fits", l.driver, largest)
+	}
+	return largest, fmt.Sprintf("a packet has to fit a page, which %d does, unless driver %s gives it several", largest, l.driver)
+}
+
+// onePageMTU is the largest MTU at which frames fit in a page of a driver's.
+func onePageMTU(h host) int {
 	const (
 		headroom = 256 // XDP_PACKET_HEADROOM
 		tail     = 320 // struct skb_shared_info
 		ethernet = 14
 	)
-	if l.driver == "virtio_net" && !h.atLeast(6, 3) {
-		const header = 32 // struct padded_vnet_hdr
-		return h.pageSize - header, fmt.Sprintf("before Linux 6.3 virtio_net takes %d", h.pageSize-header)
+	return h.pageSize - headroom - tail - ethernet
+}
+
+// redirects judges whether what comes in by one interface in several pages can
+// leave by another.
+func redirects(cfg Config, h host) (found []Finding) {
+	for _, in := range h.links {
+		if cfg.mode(in) == generic || in.mtu <= onePageMTU(h) {
+			continue
+		}
+		for _, out := range h.links {
+			why := fmt.Sprintf("driver %s sends on none that fill several", out.driver)
+			if !h.atLeast(6, 3) {
+				why = "before Linux 6.3 none that fill several are sent on"
+			} else if out.gathers != no {
+				continue
+			}
+			if in.name == out.name {
+				continue
+			}
+			found = append(found, Finding{
+				Check: "mtu", Severity: Warning,
+				What:   fmt.Sprintf("%s: what its MTU %d lets in is lost when it is to leave by %s and does not fit a page: %s", in.name, in.mtu, out.name, why),
+				Remedy: fmt.Sprintf("ip link set dev %s mtu %d", in.name, onePageMTU(h)),
+			})
+		}
 	}
-	largest := h.pageSize - headroom - tail - ethernet
-	return largest, fmt.Sprintf("a packet has to fit a page, which %d does", largest)
+	return found
 }
 
 // tunnelled is the name of a service whose packets get an outer header.

@@ -154,7 +154,35 @@ func TestEachFaultIsOneFindingWithItsRemedy(t *testing.T) {
 			"lro", Problem, "eth0: large receive offload is on: most drivers refuse a native program then", "ethtool -K eth0 lro off", "",
 		}},
 		{"a jumbo MTU", func(_ *Config, h *host) { h.links[0].mtu = 9000 }, Finding{
-			"mtu", Warning, "eth0: MTU 9000 is too big for native mode: a packet has to fit a page, which 3506 does", "ip link set dev eth0 mtu 3506", "",
+			"mtu", Warning, "eth0: MTU 9000 is too big for native mode: a packet has to fit a page, which 3506 does, unless driver ixgbe gives it several",
+			"ip link set dev eth0 mtu 3506", "",
+		}},
+		{"a jumbo MTU of a driver without", func(_ *Config, h *host) { h.links[0].mtu, h.links[0].scatters = 9000, no }, Finding{
+			"mtu", Warning, "eth0: MTU 9000 is too big for native mode: driver ixgbe gives it packets in one page alone, which 3506 fits",
+			"ip link set dev eth0 mtu 3506", "",
+		}},
+		{"a jumbo MTU of a kernel without", func(cfg *Config, h *host) {
+			cfg.XDPMode, h.minor, h.major, h.links[0].mtu, h.links[0].scatters = native, 10, 5, 9000, yes
+		}, Finding{
+			"mtu", Problem, "eth0: MTU 9000 is too big for native mode: before Linux 5.18 a packet has to fit a page, which 3506 does",
+			"ip link set dev eth0 mtu 3506", "",
+		}},
+		{"a jumbo MTU and an interface that sends none on", func(_ *Config, h *host) {
+			h.major, h.minor = 6, 3
+			h.links[0].mtu, h.links[0].scatters, h.links[0].gathers = 9000, yes, yes
+			h.links = append(h.links, h.links[0])
+			h.links[1].name, h.links[1].mtu, h.links[1].gathers = "eth1", 1500, no
+		}, Finding{
+			"mtu", Warning, "eth0: what its MTU 9000 lets in is lost when it is to leave by eth1 and does not fit a page: driver ixgbe sends on none that fill several",
+			"ip link set dev eth0 mtu 3506", "",
+		}},
+		{"a jumbo MTU and a kernel that sends none on", func(_ *Config, h *host) {
+			h.links[0].mtu, h.links[0].scatters = 9000, yes
+			h.links = append(h.links, h.links[0])
+			h.links[1].name, h.links[1].mtu = "eth1", 1500
+		}, Finding{
+			"mtu", Warning, "eth0: what its MTU 9000 lets in is lost when it is to leave by eth1 and does not fit a page: before Linux 6.3 none that fill several are sent on",
+			"ip link set dev eth0 mtu 3506", "",
 		}},
 		{"a jumbo MTU of an older virtio_net", func(cfg *Config, h *host) {
 			cfg.XDPMode, h.links[0].driver, h.links[0].mtu = native, "virtio_net", 4065
@@ -328,6 +356,14 @@ func TestWhatIsNoFaultIsNotFound(t *testing.T) {
 		plant func(cfg *Config, h *host)
 	}{
 		{"flawless", func(*Config, *host) {}},
+		{"a jumbo MTU of a driver with frames of several buffers", func(_ *Config, h *host) { h.links[0].mtu, h.links[0].scatters = 9000, yes }},
+		{"a jumbo MTU in generic mode", func(cfg *Config, h *host) { cfg.XDPMode, h.links[0].gro, h.links[0].mtu = generic, false, 9000 }},
+		{"jumbo MTUs of interfaces that send such frames on", func(_ *Config, h *host) {
+			h.major, h.minor = 6, 3
+			h.links[0].mtu, h.links[0].scatters, h.links[0].gathers = 9000, yes, yes
+			h.links = append(h.links, h.links[0])
+			h.links[1].name = "eth1"
+		}},
 		{"of an ordinary user, who has no capabilities", func(_ *Config, h *host) { h.root, h.capabilities, h.memlock, h.major, h.minor = false, 0, 0, 5, 10 }},
 		{"of systemd on 5.10, with much locked memory", func(_ *Config, h *host) {
 			h.capabilities, h.memlock, h.major, h.minor = h.capabilities&^(1<<24), 1<<64-1, 5, 10

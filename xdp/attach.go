@@ -3,6 +3,8 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"net"
+	"os"
 
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
@@ -98,6 +100,9 @@ func attach(name string, mode Mode, try func(Mode) (link.Link, error), fallback 
 		tried = Native
 	}
 	l, err := try(tried)
+	if err != nil && tried == Native && !isTaken(err) {
+		err = explainRefusal(name, err)
+	}
 	if err != nil && mode == Auto && !isTaken(err) {
 		fallback(err)
 		tried = Generic
@@ -111,6 +116,25 @@ func attach(name string, mode Mode, try func(Mode) (link.Link, error), fallback 
 		return nil, tried, fmt.Errorf("attach the program to %s in %s mode: %w", name, tried, err)
 	}
 	return l, tried, nil
+}
+
+// explainRefusal adds what a driver is most likely to have against a native
+// program on the interface.
+func explainRefusal(name string, err error) error {
+	iface, lookErr := net.InterfaceByName(name)
+	if lookErr != nil || iface.MTU <= onePageMTU() {
+		return err
+	}
+	return fmt.Errorf("%w: its MTU is %d, and more than %d is too big where driver and kernel (5.18) know no frames of several buffers: "+
+		"`ip link set dev %s mtu %d`, on a veth at its other end too", err, iface.MTU, onePageMTU(), name, onePageMTU())
+}
+
+// onePageMTU is the greatest at which frames fit in a page, which is the buffer
+// that a native program sees them in: with room before them, and behind them
+// that of struct skb_shared_info.
+func onePageMTU() int {
+	const headroom, tailroom, ethernet = 256, 320, 14
+	return os.Getpagesize() - headroom - tailroom - ethernet
 }
 
 // isTaken says whether the hook is another's: EBUSY by one in the same mode,

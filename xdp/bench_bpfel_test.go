@@ -328,6 +328,7 @@ const (
 	benchProgSink           = "sink"
 	benchVarBench           = "bench"
 	benchVarFloorOnly       = "floor_only"
+	benchVarFrags           = "frags"
 	benchVarLooking         = "looking"
 	benchVarSelf            = "self"
 	benchVarTraced          = "traced"
@@ -420,6 +421,7 @@ type benchMapSpecs struct {
 type benchVariableSpecs struct {
 	Bench     *ebpf.VariableSpec `ebpf:"bench"`
 	FloorOnly *ebpf.VariableSpec `ebpf:"floor_only"`
+	Frags     *ebpf.VariableSpec `ebpf:"frags"`
 	Looking   *ebpf.VariableSpec `ebpf:"looking"`
 	Self      *ebpf.VariableSpec `ebpf:"self"`
 	Traced    *ebpf.VariableSpec `ebpf:"traced"`
@@ -510,6 +512,7 @@ func (m *benchMaps) Close() error {
 type benchVariables struct {
 	Bench     *ebpf.Variable `ebpf:"bench"`
 	FloorOnly *ebpf.Variable `ebpf:"floor_only"`
+	Frags     *ebpf.Variable `ebpf:"frags"`
 	Looking   *ebpf.Variable `ebpf:"looking"`
 	Self      *ebpf.Variable `ebpf:"self"`
 	Traced    *ebpf.Variable `ebpf:"traced"`

@@ -333,6 +333,7 @@ const (
 	bpfMapVipPrefixes     = "vip_prefixes"
 	bpfMapVips            = "vips"
 	bpfProgBalance        = "balance"
+	bpfVarFrags           = "frags"
 	bpfVarLooking         = "looking"
 	bpfVarSelf            = "self"
 	bpfVarTraced          = "traced"
@@ -418,6 +419,7 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	Frags   *ebpf.VariableSpec `ebpf:"frags"`
 	Looking *ebpf.VariableSpec `ebpf:"looking"`
 	Self    *ebpf.VariableSpec `ebpf:"self"`
 	Traced  *ebpf.VariableSpec `ebpf:"traced"`
@@ -504,6 +506,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	Frags   *ebpf.Variable `ebpf:"frags"`
 	Looking *ebpf.Variable `ebpf:"looking"`
 	Self    *ebpf.Variable `ebpf:"self"`
 	Traced  *ebpf.Variable `ebpf:"traced"`

@@ -264,6 +264,9 @@ func newCapture(f CaptureFilter, places []string) (_ *capture, err error) {
 	if c.spec, err = loadCapture(); err != nil {
 		return nil, fmt.Errorf("read the embedded program: %w", err)
 	}
+	if err := takeFrags(c.spec); err != nil {
+		return nil, err
+	}
 	c.spec.Maps[captureMapCaptureCounts].MaxEntries = uint32(len(places))
 	for _, name := range []string{captureMapRing, captureMapCaptureCounts} {
 		if c.maps[name], err = ebpf.NewMap(c.spec.Maps[name]); err != nil {

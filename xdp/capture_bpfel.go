@@ -95,6 +95,7 @@ const (
 	captureProgCapture        = "capture"
 	captureVarAim             = "aim"
 	captureVarAsked           = "asked"
+	captureVarFrags           = "frags"
 	captureVarGrant           = "grant"
 	captureVarLooking         = "looking"
 	captureVarSelf            = "self"
@@ -187,6 +188,7 @@ type captureMapSpecs struct {
 type captureVariableSpecs struct {
 	Aim     *ebpf.VariableSpec `ebpf:"aim"`
 	Asked   *ebpf.VariableSpec `ebpf:"asked"`
+	Frags   *ebpf.VariableSpec `ebpf:"frags"`
 	Grant   *ebpf.VariableSpec `ebpf:"grant"`
 	Looking *ebpf.VariableSpec `ebpf:"looking"`
 	Self    *ebpf.VariableSpec `ebpf:"self"`
@@ -282,6 +284,7 @@ func (m *captureMaps) Close() error {
 type captureVariables struct {
 	Aim     *ebpf.Variable `ebpf:"aim"`
 	Asked   *ebpf.Variable `ebpf:"asked"`
+	Frags   *ebpf.Variable `ebpf:"frags"`
 	Grant   *ebpf.Variable `ebpf:"grant"`
 	Looking *ebpf.Variable `ebpf:"looking"`
 	Self    *ebpf.Variable `ebpf:"self"`

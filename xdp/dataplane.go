@@ -154,6 +154,9 @@ func (d *Dataplane) load(cfg Config) error {
 	if d.spec, err = loadBpf(); err != nil {
 		return fmt.Errorf("read the embedded program: %w", err)
 	}
+	if err := takeFrags(d.spec); err != nil {
+		return err
+	}
 	d.spec.Maps[bpfMapRecords].MaxEntries = uint32(cmp.Or(cfg.FlowRecords, defaultFlowRecords))
 	if d.store, err = newStore(d.spec, nil, firstPages, firstBackends); err != nil {
 		return explainLoad(fmt.Errorf("make the program's maps: %w", err))

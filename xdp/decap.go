@@ -100,6 +100,9 @@ func loadDecapsulation(cfg DecapConfig) (*Decap, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded decapsulation program: %w", err)
 	}
+	if err := takeFrags(spec); err != nil {
+		return nil, err
+	}
 	port := cfg.GUEPort
 	if port == 0 {
 		port = lb.DefaultGUEPort
@@ -366,8 +369,15 @@ func AttachPass(iface string) (io.Closer, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, explainLoad(fmt.Errorf("lift the limit of locked memory: %w", err))
 	}
+	spec, err := loadPass()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded passing program: %w", err)
+	}
+	if err := takeFrags(spec); err != nil {
+		return nil, err
+	}
 	var objects passObjects
-	if err := loadPassObjects(&objects, nil); err != nil {
+	if err := spec.LoadAndAssign(&objects, nil); err != nil {
 		return nil, explainLoad(fmt.Errorf("load the passing program: %w", err))
 	}
 	defer objects.Close() // the link holds the program

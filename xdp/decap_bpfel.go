@@ -58,6 +58,7 @@ const (
 	decapMapSources       = "sources"
 	decapMapTunnelEnds    = "tunnel_ends"
 	decapProgDecapsulate  = "decapsulate"
+	decapVarFrags         = "frags"
 	decapVarGuePort       = "gue_port"
 	decapVarTakeGre       = "take_gre"
 	decapVarTakeGue       = "take_gue"
@@ -123,6 +124,7 @@ type decapMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type decapVariableSpecs struct {
+	Frags    *ebpf.VariableSpec `ebpf:"frags"`
 	GuePort  *ebpf.VariableSpec `ebpf:"gue_port"`
 	TakeGre  *ebpf.VariableSpec `ebpf:"take_gre"`
 	TakeGue  *ebpf.VariableSpec `ebpf:"take_gue"`
@@ -168,6 +170,7 @@ func (m *decapMaps) Close() error {
 //
 // It can be passed to loadDecapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type decapVariables struct {
+	Frags    *ebpf.Variable `ebpf:"frags"`
 	GuePort  *ebpf.Variable `ebpf:"gue_port"`
 	TakeGre  *ebpf.Variable `ebpf:"take_gre"`
 	TakeGue  *ebpf.Variable `ebpf:"take_gue"`

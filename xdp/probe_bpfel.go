@@ -54,6 +54,7 @@ const (
 	probeProgTakeAnswer     = "take_answer"
 	probeVarDeviceIfindex   = "device_ifindex"
 	probeVarDeviceMac       = "device_mac"
+	probeVarFrags           = "frags"
 	probeVarLooking         = "looking"
 	probeVarSelf            = "self"
 	probeVarTraced          = "traced"
@@ -144,6 +145,7 @@ type probeMapSpecs struct {
 type probeVariableSpecs struct {
 	DeviceIfindex *ebpf.VariableSpec `ebpf:"device_ifindex"`
 	DeviceMac     *ebpf.VariableSpec `ebpf:"device_mac"`
+	Frags         *ebpf.VariableSpec `ebpf:"frags"`
 	Looking       *ebpf.VariableSpec `ebpf:"looking"`
 	Self          *ebpf.VariableSpec `ebpf:"self"`
 	Traced        *ebpf.VariableSpec `ebpf:"traced"`
@@ -234,6 +236,7 @@ func (m *probeMaps) Close() error {
 type probeVariables struct {
 	DeviceIfindex *ebpf.Variable `ebpf:"device_ifindex"`
 	DeviceMac     *ebpf.Variable `ebpf:"device_mac"`
+	Frags         *ebpf.Variable `ebpf:"frags"`
 	Looking       *ebpf.Variable `ebpf:"looking"`
 	Self          *ebpf.Variable `ebpf:"self"`
 	Traced        *ebpf.Variable `ebpf:"traced"`

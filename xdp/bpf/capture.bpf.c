@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * The program while packets are captured: the shipped one, called by a wrapper that
+ * The program while packets are captured: the shipped one in a wrapper that
  * hands frames and what became of them to user space.
  *
  *   before()      an address, a port, one in so many   -> not this one
  *     keep()        the frame as it came, where the journey may change it
- *   balance()     the packet's journey (lb.bpf.c), whose trace tells the rest
+ *   the packet's journey (lb.bpf.c), whose trace tells the rest
  *   after()       verdict, service, backend            -> not asked for
  *     hand_over()   the frame as it came, and as it leaves
  *
@@ -167,13 +167,21 @@ __noinline int keep(struct xdp_md *ctx)
 {
 	__u8 *from = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct captured *frame;
-	__u32 zero = 0, i = 0;
+	__u32 zero = 0, size, i = 0;
 
 	frame = bpf_map_lookup_elem(&frames, &zero);
 	if (!frame)
 		return 0;
 	frame->at = bpf_ktime_get_ns();
-	frame->length = end - from;
+	frame->length = frame_size(ctx);
+	if (frags) {
+		frame->kept = frame->length < asked.snaplen ? frame->length : asked.snaplen;
+		/* Both are 1 at least; that the size is, the verifier sees by this alone. */
+		size = ((READ_ONCE(frame->kept) - 1) & (MOST_KEPT - 1)) + 1;
+		if (bpf_xdp_load_bytes(ctx, 0, frame->bytes, size))
+			frame->kept = 0;
+		return 0;
+	}
 	for (; i + 8 <= MOST_KEPT && i + 8 <= asked.snaplen && from + i + 8 <= end; i += 8)
 		*(__u64 *)(frame->bytes + i) = *(__u64 *)(from + i);
 	for (; i < MOST_KEPT && i < asked.snaplen && from + i + 1 <= end; i++)
@@ -273,11 +281,19 @@ static __noinline int after(struct xdp_md *ctx, enum heed heed, int action)
 	return action;
 }
 
+/* The journey but for the closer look: on top of each other the two fill the stack. */
+static __noinline int go_straight(struct xdp_md *ctx)
+{
+	return go(ctx, true);
+}
+
 SEC("xdp")
 int capture(struct xdp_md *ctx)
 {
 	enum heed heed = before(ctx);
-	int action = balance(ctx);
+	int action = go_straight(ctx);
 
+	if (action >= TO_LOOK_CLOSER)
+		action = look_closer(ctx, action == TO_LOOK_AGAIN);
 	return heed == IGNORED ? action : after(ctx, heed, action);
 }

@@ -3,7 +3,7 @@
 #ifndef CHECKSUM_H
 #define CHECKSUM_H
 
-#include "kernel.h"
+#include "frags.h"
 
 static __always_inline __u16 fold(__u32 sum)
 {
@@ -80,9 +80,36 @@ static __always_inline __u32 sum_bytes(const struct bytes frame, __u32 from, __u
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+/*
+ * As sum_bytes(), of a frame in several buffers. The last part has 1 to SUM_STEP bytes:
+ * before 6.8 the verifier does not learn from a comparison that a size is not 0.
+ */
+static __always_inline __u32 sum_buffers(struct xdp_md *ctx, __u32 from, __u32 length)
+{
+	__u32 part[SUM_STEP / 4], rest = ((length - 1) & (SUM_STEP - 1)) + 1, done = 0;
+	__u64 sum = 0;
+
+	for (; done < MOST_SUMMED; done += SUM_STEP) {
+		if (length - done <= SUM_STEP || bpf_xdp_load_bytes(ctx, from + done, part, SUM_STEP))
+			break;
+		_Pragma("unroll") for (int j = 0; j < SUM_STEP / 4; j++)
+			sum += part[j];
+	}
+	__builtin_memset(part, 0, sizeof(part));
+	if (!bpf_xdp_load_bytes(ctx, from + done, part, rest)) {
+		_Pragma("unroll") for (int j = 0; j < SUM_STEP / 4; j++)
+			sum += part[j];
+	}
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
 /* A program of its own to the verifier, which looks at it once, wherever it is called from. */
 __noinline __u32 sum_of_frame(struct xdp_md *ctx, __u32 from, __u32 length)
 {
+	if (frags && from + length > ctx->data_end - ctx->data)
+		return sum_buffers(ctx, from, length);
 	return sum_bytes((struct bytes){ &ctx->data, &ctx->data_end }, from, length);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * The look at packets that parse.h has no eye for: VLAN tags, fragments, IPv6
- * extension headers, SCTP and UDP-Lite, ICMP. An ICMP error about a packet that a
+ * extension headers, SCTP and UDP-Lite, ICMP, frames in several buffers. An ICMP error about a packet that a
  * backend sent as the VIP comes to whichever node the routers like; it belongs to
  * the flow of the packet that it quotes, the other way round.
  */
@@ -326,7 +326,7 @@ static __always_inline enum verdict parse_closer(struct xdp_md *ctx, struct look
 	d->start = d->offset = sizeof(*eth) + READ_ONCE(finding->tags_size);
 	verdict = read_datagram(&frame, h_proto, d);
 	if (verdict == VERDICT_PASS_MALFORMED ||
-	    d->length > (__u32)(frame.end - frame.pos) - READ_ONCE(d->start))
+	    d->length > frame_size(ctx) - READ_ONCE(d->start))
 		return VERDICT_PASS_MALFORMED;
 	packet->length = d->length;
 	packet->ipv6 = d->family == 6;

@@ -110,7 +110,9 @@ static __always_inline void *at(struct ethhdr *eth, __u32 outer)
 	return (void *)(eth + 1) + (outer & 0xff);
 }
 
-static __always_inline bool read_outer4(struct ethhdr *eth, void *end, struct tunnel *tunnel)
+/* room: bytes of the frame from there on. */
+static __always_inline bool read_outer4(struct ethhdr *eth, void *end, __u32 room,
+					struct tunnel *tunnel)
 {
 	struct iphdr *ip = (void *)(eth + 1);
 	__u32 header, total;
@@ -119,7 +121,7 @@ static __always_inline bool read_outer4(struct ethhdr *eth, void *end, struct tu
 		return false;
 	header = ip->ihl * 4;
 	total = bpf_ntohs(ip->tot_len);
-	if (total < header || total > end - (void *)ip)
+	if (total < header || total > room)
 		return false;
 	tunnel->source.address.word[2] = tunnel->end.address.word[2] = bpf_htonl(0xffff);
 	tunnel->source.address.word[3] = ip->saddr;
@@ -134,12 +136,13 @@ static __always_inline bool read_outer4(struct ethhdr *eth, void *end, struct tu
 }
 
 /* With extension headers it is no tunnel: no load balancer of ours sends any. */
-static __always_inline bool read_outer6(struct ethhdr *eth, void *end, struct tunnel *tunnel)
+static __always_inline bool read_outer6(struct ethhdr *eth, void *end, __u32 room,
+					struct tunnel *tunnel)
 {
 	struct ipv6hdr *ip = (void *)(eth + 1);
 
 	if ((void *)(ip + 1) > end || first_word(ip) >> 28 != 6 ||
-	    bpf_ntohs(ip->payload_len) > end - (void *)(ip + 1))
+	    bpf_ntohs(ip->payload_len) + sizeof(*ip) > room)
 		return false;
 	memcpy(&tunnel->source.address, ip->saddr, sizeof(ip->saddr));
 	memcpy(&tunnel->end.address, ip->daddr, sizeof(ip->daddr));
@@ -274,15 +277,16 @@ static __always_inline enum decap_verdict judge(struct xdp_md *ctx, struct tunne
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
+	__u32 room = frame_size(ctx) - sizeof(*eth);
 	enum decap_verdict verdict;
 
 	if ((void *)(eth + 1) > end)
 		return DECAP_MALFORMED;
 	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		if (!read_outer4(eth, end, tunnel))
+		if (!read_outer4(eth, end, room, tunnel))
 			return DECAP_MALFORMED;
 	} else if (eth->h_proto == bpf_htons(ETH_P_IPV6)) {
-		if (!read_outer6(eth, end, tunnel))
+		if (!read_outer6(eth, end, room, tunnel))
 			return DECAP_MALFORMED;
 	} else {
 		return DECAP_NO_TUNNEL;

@@ -60,10 +60,14 @@ static __always_inline enum verdict send_l2(struct xdp_md *ctx, const struct pac
 	return VERDICT_FORWARDED;
 }
 
-/* Moves the frame's start so that size bytes lie between an Ethernet header and the IP packet. */
-static __always_inline bool make_room(struct xdp_md *ctx, const struct packet *packet, int size)
+/*
+ * Moves the frame's start so that size bytes lie between an Ethernet header and the IP
+ * packet. frame: the frame's size, or that of the buffer which has all of the packet; then
+ * padding in others stays.
+ */
+static __always_inline bool make_room(struct xdp_md *ctx, const struct packet *packet, __u32 frame,
+				      int size)
 {
-	__u32 frame = ctx->data_end - ctx->data;
 	int padding = frame - sizeof(struct ethhdr) - packet->length;
 
 	/* Padding stood for nothing but the shortest frame; in an outer packet it is garbage. */
@@ -226,18 +230,18 @@ static __always_inline bool put_checksum_if_asked(struct xdp_md *ctx, const stru
 }
 
 static __always_inline enum verdict send_over_ipv4(struct xdp_md *ctx, const struct packet *packet,
-						   const struct target *to)
+						   __u32 frame, const struct target *to)
 {
-	if (!make_room(ctx, packet, overhead(to->next_hop)) || !put_ipv4(frame_of(ctx), packet, to) ||
+	if (!make_room(ctx, packet, frame, overhead(to->next_hop)) || !put_ipv4(frame_of(ctx), packet, to) ||
 	    !put_checksum_if_asked(ctx, packet, to))
 		return VERDICT_DROP_NO_ROOM;
 	return VERDICT_FORWARDED;
 }
 
 static __always_inline enum verdict send_over_ipv6(struct xdp_md *ctx, const struct packet *packet,
-						   const struct target *to)
+						   __u32 frame, const struct target *to)
 {
-	if (!make_room(ctx, packet, overhead(to->next_hop)) || !put_ipv6(frame_of(ctx), packet, to) ||
+	if (!make_room(ctx, packet, frame, overhead(to->next_hop)) || !put_ipv6(frame_of(ctx), packet, to) ||
 	    !put_checksum_if_asked(ctx, packet, to))
 		return VERDICT_DROP_NO_ROOM;
 	return VERDICT_FORWARDED;

@@ -108,7 +108,7 @@ static __always_inline enum verdict answer_too_big4(struct xdp_md *ctx, __u16 mt
 	client = ip->saddr;
 	vip = ip->daddr;
 	if (bpf_xdp_adjust_tail(ctx, (int)(sizeof(*eth) + QUOTE4) -
-					     (int)(ctx->data_end - ctx->data)) ||
+					     (int)frame_size(ctx)) ||
 	    bpf_xdp_adjust_head(ctx, -(int)(sizeof(*ip) + sizeof(*icmp))))
 		return VERDICT_DROP_TOO_BIG;
 
@@ -155,7 +155,7 @@ static __always_inline enum verdict answer_too_big6(struct xdp_md *ctx, __u16 mt
 	memcpy(client, ip->saddr, sizeof(client));
 	memcpy(vip, ip->daddr, sizeof(vip));
 	if (bpf_xdp_adjust_tail(ctx, (int)(sizeof(*eth) + QUOTE6) -
-					     (int)(ctx->data_end - ctx->data)) ||
+					     (int)frame_size(ctx)) ||
 	    bpf_xdp_adjust_head(ctx, -(int)(sizeof(*ip) + sizeof(*icmp))))
 		return VERDICT_DROP_TOO_BIG;
 

@@ -4,8 +4,8 @@
  *
  *   parse()   Ethernet, IPv4 or IPv6, TCP or UDP, into struct packet   (parse.h)
  *     |         another MAC, not IP, cut -----------------------------> pass
- *     |         VLAN tags, fragments, IPv6 extension headers, SCTP,
- *     |         UDP-Lite, ICMP: parse_closer() instead   (closer.h)
+ *     |         VLAN tags, fragments, IPv6 extension headers, SCTP, UDP-Lite,
+ *     |         ICMP, several buffers: parse_closer() instead   (closer.h)
  *     |           none of these --------------------------------------> pass
  *     |           a fragment's ports are remembered for the others
  *     |           an ICMP error is taken for a packet of the flow
@@ -155,14 +155,14 @@ chosen:
 }
 
 static __always_inline enum verdict send(struct xdp_md *ctx, const struct packet *packet,
-					 const struct target *to)
+					 __u32 frame, const struct target *to)
 {
 	if (to->next_hop & (HOP_IPV4 | HOP_IPV6)) {
 		if (packet->length + overhead(to->next_hop) > to->path->mtu)
 			return VERDICT_DROP_TOO_BIG;
 		if (to->next_hop & HOP_IPV4)
-			return send_over_ipv4(ctx, packet, to);
-		return send_over_ipv6(ctx, packet, to);
+			return send_over_ipv4(ctx, packet, frame, to);
+		return send_over_ipv6(ctx, packet, frame, to);
 	}
 	/*
 	 * What came in by an interface fits when it leaves by it again, be it a
@@ -214,7 +214,7 @@ static __always_inline int conclude(enum verdict verdict, __u64 frame, const str
  */
 static __noinline int look_closer(struct xdp_md *ctx, bool again)
 {
-	__u64 frame = ctx->data_end - ctx->data;
+	__u64 frame = frame_size(ctx);
 	struct target to = {};
 	enum verdict verdict;
 	struct look *look;
@@ -238,7 +238,7 @@ static __noinline int look_closer(struct xdp_md *ctx, bool again)
 	if (verdict == VERDICT_ANSWERED_ECHO)
 		verdict = answer_echo(ctx, &look->packet, &look->finding);
 	else
-		verdict = send(ctx, &look->packet, &to);
+		verdict = send(ctx, &look->packet, frame_size(ctx), &to);
 	if (verdict == VERDICT_DROP_TOO_BIG)
 		verdict = answer_too_big(ctx, &look->packet, &look->finding, &to);
 	tags = look->finding.tags;
@@ -254,8 +254,12 @@ static __noinline int look_closer(struct xdp_md *ctx, bool again)
 	return conclude(verdict, frame, &look->packet, &to, kept);
 }
 
-SEC("xdp")
-int balance(struct xdp_md *ctx)
+/* No actions: the packet is still for look_closer(), the second time as one found too big. */
+#define TO_LOOK_CLOSER 16
+#define TO_LOOK_AGAIN 17
+
+/* alone: the closer look is the caller's to take, where the stack has no room for both. */
+static __always_inline int go(struct xdp_md *ctx, bool alone)
 {
 	__u64 frame = ctx->data_end - ctx->data;
 	struct packet packet = {};
@@ -271,14 +275,23 @@ int balance(struct xdp_md *ctx)
 	if (verdict == VERDICT_FORWARDED)
 		verdict = choose(ctx, &packet, verdict, NULL, &to);
 	if (verdict == VERDICT_FORWARDED)
-		verdict = send(ctx, &packet, &to);
+		verdict = send(ctx, &packet, frame, &to);
 	/* What is too big is still as it came. */
-	if (unlikely(verdict == LOOK_CLOSER || verdict == VERDICT_DROP_TOO_BIG))
+	if (unlikely(verdict == LOOK_CLOSER || verdict == VERDICT_DROP_TOO_BIG)) {
+		if (alone)
+			return verdict == LOOK_CLOSER ? TO_LOOK_CLOSER : TO_LOOK_AGAIN;
 		return look_closer(ctx, verdict == VERDICT_DROP_TOO_BIG);
+	}
 	if (verdict == VERDICT_FORWARDED && unlikely(to.next_hop & HOP_VLAN) &&
 	    !tag(ctx, tag_of(to.path, 0), sizeof(struct vlanhdr)))
 		return conclude(VERDICT_DROP_NO_ROOM, frame, &packet, &to, false);
 	return conclude(verdict, frame, &packet, &to, false);
+}
+
+SEC("xdp")
+int balance(struct xdp_md *ctx)
+{
+	return go(ctx, false);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -93,8 +93,10 @@ static __always_inline enum verdict parse_ipv4(struct cursor *cur, struct packet
 		return VERDICT_PASS_MALFORMED;
 	header = ip->ihl * 4;
 	packet->length = bpf_ntohs(ip->tot_len);
-	if (packet->length < header || packet->length > room)
+	if (packet->length < header)
 		return VERDICT_PASS_MALFORMED;
+	if (unlikely(packet->length > room)) /* it lies, or the rest is in other buffers */
+		return LOOK_CLOSER;
 
 	/* Mapped, and in one store: a load of what two stores wrote has to wait for both. */
 	*(__u64 *)&packet->vip.address[2] = bpf_htonl(0xffff) | (__u64)ip->daddr << 32;
@@ -117,8 +119,8 @@ static __always_inline enum verdict parse_ipv6(struct cursor *cur, struct packet
 		return VERDICT_PASS_MALFORMED;
 	/* A jumbogram (RFC 2675) says 0 here: malformed, for want of a transport header. */
 	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
-	if (packet->length > room)
-		return VERDICT_PASS_MALFORMED;
+	if (unlikely(packet->length > room))
+		return LOOK_CLOSER;
 
 	memcpy(packet->vip.address, ip->daddr, sizeof(ip->daddr));
 	packet->source[0] = *(__u64 *)&ip->saddr[0];

@@ -1,0 +1,32 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+)
+
+// takeFrags makes the programs of spec take frames of several buffers, as jumbo
+// frames come, where the kernel has such: from 5.18 on.
+func takeFrags(spec *ebpf.CollectionSpec) error {
+	err := features.HaveProgramHelper(ebpf.XDP, asm.FnXdpLoadBytes)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return nil
+	}
+	if err != nil {
+		return explainLoad(fmt.Errorf("ask the kernel whether it gives programs frames of several buffers: %w", err))
+	}
+	for _, p := range spec.Programs {
+		p.Flags |= unix.BPF_F_XDP_HAS_FRAGS
+	}
+	if v := spec.Variables[bpfVarFrags]; v != nil {
+		if err := v.Set(true); err != nil {
+			return fmt.Errorf("set variable frags: %w", err)
+		}
+	}
+	return nil
+}
