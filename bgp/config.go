@@ -38,8 +38,21 @@ type Config struct {
 	// for packets any more, nor one that is dead for longer than the hold time.
 	RestartTime time.Duration
 
+	// Held are peers with whom there is to be no session for a while after Run began.
+	Held map[netip.Addr]Hold
+	// Up, if there is one, is called with a peer whose session has come up, before
+	// anything is read in it: what a peer sends may be the end of the process, which
+	// nobody could tell afterwards. It must not call the Speaker.
+	Up func(peer netip.Addr)
+
 	Log        *slog.Logger          // nil logs nothing
 	Registerer prometheus.Registerer // nil registers nothing
+}
+
+// Hold is for how long there is to be no session, and why, for the status.
+type Hold struct {
+	For    time.Duration
+	Reason string
 }
 
 // NextHops are one address of each family, or none.

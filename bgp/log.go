@@ -78,6 +78,7 @@ type reason struct {
 	words   string
 	general bool // says of any cause that there is one
 	begins  bool // not a reason: a new attempt begins
+	up      bool // nor this: the session is up, and nothing has been read in it yet
 }
 
 // explain puts a log line into an operator's words. A line that is no reason,
@@ -108,6 +109,8 @@ func explainChange(from, to, why string) (reason, bool) {
 	switch {
 	case to == bgp.BGP_FSM_OPENSENT.String():
 		return reason{begins: true}, true
+	case to == bgp.BGP_FSM_ESTABLISHED.String():
+		return reason{up: true}, true
 	case to != bgp.BGP_FSM_IDLE.String():
 		return reason{}, false
 	case settingUp && why == "invalid-msg":

@@ -14,6 +14,9 @@ import (
 
 const isolated = "HPTEST_BGP_ISOLATED"
 
+// victim asks the test program to be a node that keeps its last words in a file.
+const victim = "HPTEST_BGP_LAST_WORDS"
+
 // TestMain moves the process, as root, into a network namespace of its own:
 // GoBGP opens its sockets on whatever thread it happens to be on, so all of
 // them have to be in one. Only exec makes them so: it leaves one thread.
@@ -25,6 +28,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Setenv(isolated, "yes")
 		panic(syscall.Exec("/proc/self/exe", os.Args, os.Environ()))
+	}
+	if words := os.Getenv(victim); words != "" {
+		dieOf(words)
 	}
 	os.Exit(m.Run())
 }

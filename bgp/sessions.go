@@ -19,6 +19,7 @@ const (
 // Its methods never call GoBGP: the log lines arrive with GoBGP's locks held.
 type sessions struct {
 	log *slog.Logger
+	up  func(peer netip.Addr) // hears of sessions before anything is read in them; may be nil
 
 	mu    sync.Mutex
 	peers map[netip.Addr]*session
@@ -85,6 +86,10 @@ func (s *sessions) explain(peer netip.Addr, r reason) {
 		return
 	}
 	switch {
+	case r.up:
+		if s.up != nil {
+			s.up(peer)
+		}
 	case r.begins:
 		p.explained = false
 	case !r.general:

@@ -27,12 +27,13 @@ type Speaker struct {
 	mu        sync.Mutex
 	server    *server.BgpServer // nil while Run does not run
 	peers     []Peer
-	numbers   map[netip.Addr]uint32     // of peers that there are or have been, for marks
-	routes    map[netip.Prefix]lb.Route // the whole wanted announcement
-	announced map[netip.Prefix]lb.Route // what the server has of it
-	told      bool                      // that some VIPs do not go to some peers
-	resumed   bool                      // sessions go on from those of the process before
-	left      bool                      // sessions are for the next process to go on with
+	numbers   map[netip.Addr]uint32      // of peers that there are or have been, for marks
+	routes    map[netip.Prefix]lb.Route  // the whole wanted announcement
+	announced map[netip.Prefix]lb.Route  // what the server has of it
+	told      bool                       // that some VIPs do not go to some peers
+	resumed   bool                       // sessions go on from those of the process before
+	held      map[netip.Addr]*time.Timer // peers whose sessions wait for Config.Held
+	left      bool                       // sessions are for the next process to go on with
 }
 
 // PeerStatus is how the session with one peer stands.
@@ -63,9 +64,11 @@ func New(cfg Config) (*Speaker, error) {
 		log:       log,
 		sessions:  newSessions(log),
 		numbers:   make(map[netip.Addr]uint32),
+		held:      make(map[netip.Addr]*time.Timer),
 		routes:    make(map[netip.Prefix]lb.Route),
 		announced: make(map[netip.Prefix]lb.Route),
 	}
+	s.sessions.up = cfg.Up
 	s.take(cfg.Peers)
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(collector{s}); err != nil {
@@ -132,11 +135,41 @@ func (s *Speaker) start(ctx, watching context.Context, srv *server.BgpServer) er
 		return err
 	}
 	for _, p := range s.peers {
+		if h := s.cfg.Held[p.Address]; h.For > 0 {
+			s.hold(p.Address, h)
+			continue
+		}
 		if err := s.addPeer(ctx, p, s.resumed); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hold puts off the session with a peer.
+func (s *Speaker) hold(peer netip.Addr, h Hold) {
+	s.sessions.add(peer)
+	s.sessions.explain(peer, reason{words: h.Reason})
+	s.log.Warn("session put off", "peer", peer, "for", h.For, "reason", h.Reason)
+	s.held[peer] = time.AfterFunc(h.For, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.held[peer] == nil || s.server == nil {
+			return // somebody was faster
+		}
+		delete(s.held, peer)
+		i := slices.IndexFunc(s.peers, func(p Peer) bool { return p.Address == peer })
+		if err := s.addPeer(context.Background(), s.peers[i], false); err != nil {
+			s.log.Error("session not opened", "peer", peer, "err", err)
+		}
+	})
+}
+
+// unhold forgets that the session with a peer was put off, and tells whether it was.
+func (s *Speaker) unhold(peer netip.Addr) bool {
+	timer := s.held[peer]
+	delete(s.held, peer)
+	return timer != nil && timer.Stop()
 }
 
 // Resume says that packets were forwarded all the time since the sessions of a process
@@ -169,6 +202,7 @@ func (s *Speaker) stop(srv *server.BgpServer) error {
 	}
 	ctx := context.Background() // Run's has ended
 	for _, p := range s.peers {
+		s.unhold(p.Address)
 		s.sessions.remove(p.Address, "stopping")
 	}
 	err := srv.DeletePath(ctx, &api.DeletePathRequest{TableType: api.TableType_GLOBAL})
@@ -371,6 +405,9 @@ func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error
 			continue
 		}
 		kept[p.Address] = true
+		if s.held[p.Address] != nil {
+			continue
+		}
 		if had4 != has4 || had6 != has6 || !p.Attributes.Equal(q.Attributes) {
 			resend = append(resend, p.Address)
 		}
@@ -405,6 +442,9 @@ func (s *Speaker) addPeer(ctx context.Context, p Peer, restarting bool) error {
 
 func (s *Speaker) deletePeer(ctx context.Context, p Peer) error {
 	s.sessions.remove(p.Address, "configuration changed")
+	if s.unhold(p.Address) {
+		return nil
+	}
 	if err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: p.Address.String()}); err != nil {
 		return fmt.Errorf("remove peer %v: %w", p.Address, err)
 	}

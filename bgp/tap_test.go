@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,7 +25,9 @@ type tap struct {
 	refuse *bgp.BGPMessage
 	// offer is sent once the session is up.
 	offer []*bgp.BGPMessage
-	ttl   int // of our packets, SYN-ACK included
+	// offeredAs is the type that all of it claims to be of; 0: what it is.
+	offeredAs byte
+	ttl       int // of our packets, SYN-ACK included
 	// helper says that it keeps routes over restarts (RFC 4724).
 	helper bool
 
@@ -120,7 +123,7 @@ func (p *tap) speak(conn net.Conn) {
 			send(conn, bgp.NewBGPKeepAliveMessage())
 			if first {
 				for _, m := range p.offer {
-					send(conn, m)
+					sendAs(conn, m, p.offeredAs)
 				}
 			}
 		}
@@ -143,11 +146,14 @@ func (p *tap) open() *bgp.BGPMessage {
 }
 
 // A message that the other side no longer wants is no matter for a tap.
-func send(conn net.Conn, m *bgp.BGPMessage) {
+func send(conn net.Conn, m *bgp.BGPMessage) { sendAs(conn, m, 0) }
+
+func sendAs(conn net.Conn, m *bgp.BGPMessage, kind byte) {
 	b, err := m.Serialize()
 	if err != nil {
 		panic(err)
 	}
+	b[18] = cmp.Or(kind, b[18])
 	conn.Write(b)
 }
 

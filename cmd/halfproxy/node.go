@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -125,6 +126,11 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 		speaks := bgp.Config{
 			ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, Listen: cfg.BGP.Listen, Peers: peers(cfg),
 			NextHops: nextHops(cfg.Node.Interfaces), Log: log, Registerer: registry,
+		}
+		if c, held, err := openCrashes(filepath.Join(cmp.Or(stateDir, filepath.Dir(cfg.Admin.Socket)), cfg.Node.Name+"-"), log); err != nil {
+			log.Warn("a peer whose messages crash this process would not be known by the next one", "err", err)
+		} else {
+			speaks.Held, speaks.Up = held, c.up
 		}
 		if n.dataplane.Pinned() {
 			speaks.RestartTime = cfg.BGP.GracefulRestart
