@@ -1,11 +1,13 @@
 package bgp
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
 
+	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
@@ -114,5 +116,9 @@ func TestASpeakerThatLeavesSaysNothing(t *testing.T) {
 	router.knows(t, route)
 	if said := router.messages(bgp.BGP_MSG_NOTIFICATION); len(said) > 0 {
 		t.Errorf("got %v, want nothing", said[0].Body)
+	}
+	// This process does not end here: the library would go on.
+	if err := s.server.StopBgp(context.Background(), &api.StopBgpRequest{}); err != nil {
+		t.Error(err)
 	}
 }
