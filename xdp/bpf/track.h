@@ -152,10 +152,9 @@ static __always_inline __u8 life_of(__u32 index)
  * What a packet tells of a flow that has a record. It is written only where it changes. User
  * space looks for what it is to tell the other nodes by itself, some hundred times a second.
  */
-static __always_inline void touch(__u64 key, struct record *record, const struct packet *packet,
-				  __u16 now)
+static __always_inline void touch(struct news *news, struct record *record,
+				  const struct packet *packet, __u16 now)
 {
-	struct news news;
 	__u8 state = record->state, after = (state | RECORD_CONFIRMED) & ~RECORD_LEARNED;
 
 	if (packet->ends)
@@ -166,9 +165,8 @@ static __always_inline void touch(__u64 key, struct record *record, const struct
 		return;
 	record->state = after;
 	if (!(state & (RECORD_CONFIRMED | RECORD_LEARNED))) {
-		news.key = key;
-		news.record = *record;
-		bpf_ringbuf_output(&confirmed, &news, sizeof(news), BPF_RB_NO_WAKEUP);
+		news->record = *record;
+		bpf_ringbuf_output(&confirmed, news, sizeof(*news), BPF_RB_NO_WAKEUP);
 	}
 }
 
@@ -184,8 +182,8 @@ static __noinline __u32 choose_in_transition(struct xdp_md *ctx, const struct pa
 	__u32 slot = packed, active = packed >> 32, index = to->service, recorded = NO_RECORD;
 	bool aside = looking || (finding && finding->error); /* is not of the flow itself */
 	enum kind kind = kind_of(ctx, packet, finding, active);
-	__u64 key = record_key(packet, to, active);
-	struct record *record, fresh;
+	struct news flow = { .key = record_key(packet, to, active) }; /* one for all: 5.10's stack */
+	struct record *record;
 	__u64 *strayed_at;
 	__u32 zero = 0;
 	enum tracked how;
@@ -195,7 +193,7 @@ static __noinline __u32 choose_in_transition(struct xdp_md *ctx, const struct pa
 	now = bpf_map_lookup_elem(&pace, &zero);
 	if (!now)
 		return slot & 0xffff;
-	record = bpf_map_lookup_elem(&records, &key);
+	record = bpf_map_lookup_elem(&records, &flow.key);
 	if (record && record->service == index &&
 	    record->life == life_of(to->backend + record->backend))
 		recorded = record->backend;
@@ -206,7 +204,7 @@ static __noinline __u32 choose_in_transition(struct xdp_md *ctx, const struct pa
 		count_tracked(TRACKED_REFUSED);
 	}
 	if (way.record) {
-		fresh = (struct record){
+		flow.record = (struct record){
 			.service = index,
 			.backend = way.backend,
 			.used = now->now,
@@ -214,13 +212,13 @@ static __noinline __u32 choose_in_transition(struct xdp_md *ctx, const struct pa
 			.state = kind == KIND_DATAGRAM ? RECORD_DATAGRAMS : 0,
 		};
 		if (record)
-			*record = fresh;
+			*record = flow.record;
 		else
-			bpf_map_update_elem(&records, &key, &fresh, 0);
+			bpf_map_update_elem(&records, &flow.key, &flow.record, 0);
 		how = TRACKED_RECORDED;
 	} else if (recorded != NO_RECORD) {
 		if (!aside)
-			touch(key, record, packet, now->now);
+			touch(&flow, record, packet, now->now);
 		how = TRACKED_BY_RECORD;
 	} else {
 		how = kind == KIND_DATAGRAM && !(slot & SETTLING << 16) ? TRACKED_BY_CURRENT :
