@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,9 +51,7 @@ const (
 	endpoint         = "127.0.0.1:9871"
 )
 
-func newLink(t *testing.T) *link { return newLinkOf(t, 1500) }
-
-func newLinkOf(t *testing.T, mtu int) *link {
+func newLink(t *testing.T) *link {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces and BPF programs need root")
@@ -68,7 +67,7 @@ func newLinkOf(t *testing.T, mtu int) *link {
 		})
 		*ns = n
 	}
-	must(t, l.lb.Veth("eth0", l.host, "eth0", mtu))
+	must(t, l.lb.Veth("eth0", l.host, "eth0", 1500))
 	must(t, l.lb.Address("eth0", "10.0.0.1/24", "fd00::1/64"))
 	must(t, l.host.Address("eth0", "10.0.0.11/24", "fd00::11/64"))
 	must(t, l.host.Route("0.0.0.0/0", "10.0.0.1"))
@@ -636,9 +635,14 @@ var everyTunnel = []tunnel{
 // A whole TCP connection through each tunnel: the host's kernel takes the client's
 // segments, so all of their bytes came through, and answers the client itself.
 func TestConnectionsComeThroughEveryTunnelWithAnMSSThatFits(t *testing.T) {
-	for mode, mtu := range map[xdp.Mode]int{xdp.Native: 1500, xdp.Generic: 9000} { // too big for a veth's native mode
+	for _, mode := range []xdp.Mode{xdp.Native, xdp.Generic} {
 		t.Run(mode.String(), func(t *testing.T) {
-			l := newLinkOf(t, mtu)
+			l := newLink(t)
+			if mode == xdp.Generic { // a veth refuses native mode while its peer sends by more queues than it has
+				if out, err := exec.Command("ip", "netns", "exec", "hptest-be-lb", "ethtool", "-L", "eth0", "tx", "2").CombinedOutput(); err != nil {
+					t.Fatalf("give the peer a second queue: %v: %s", err, out)
+				}
+			}
 			b, stop := l.start(l.config())
 			if got := b.decap.Modes()["eth0"]; got != mode {
 				t.Errorf("mode: got %s, want %s", got, mode)
@@ -654,7 +658,7 @@ func TestConnectionsComeThroughEveryTunnelWithAnMSSThatFits(t *testing.T) {
 					t.Run(fmt.Sprintf("%s %sin%s to %s", tt.name, families[inner6], families[tt.ipv6], vip), func(t *testing.T) {
 						w.t = t
 						// The biggest headers that may come: IPv6, UDP and GUE.
-						w.connect(tt, vip, port, mtu-40-12-map[bool]int{false: 40, true: 60}[inner6])
+						w.connect(tt, vip, port, 1500-40-12-map[bool]int{false: 40, true: 60}[inner6])
 					})
 				}
 			}
