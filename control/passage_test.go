@@ -207,7 +207,10 @@ func TestMembersHaveTheSameBases(t *testing.T) {
 		if n := agree("after one has joined"); n != second {
 			t.Errorf("after one has joined: %d slots in transition, want %d", n, second)
 		}
-		for _, report := range f.members["lb4"].reports {
+		f.mu.Lock()
+		reports := slices.Clone(f.members["lb4"].reports)
+		f.mu.Unlock()
+		for _, report := range reports {
 			for _, told := range report.Report.Steps {
 				if len(told.Steps) > 4 {
 					t.Errorf("%d steps are told of, want those that there were", len(told.Steps))
