@@ -63,14 +63,13 @@ func (s server) compare(o server) int {
 }
 
 func appendHistory(b []byte, h lb.History) ([]byte, error) {
-	var servers []server
+	distinct := make(map[server]bool)
 	for _, s := range h.Steps {
 		for _, backend := range s.Backends {
-			servers = append(servers, serverOf(backend))
+			distinct[serverOf(backend)] = true
 		}
 	}
-	slices.SortFunc(servers, server.compare)
-	servers = slices.Compact(servers)
+	servers := slices.SortedFunc(maps.Keys(distinct), server.compare)
 	if len(servers) > math.MaxUint16 || len(h.Steps) > math.MaxUint16 {
 		return nil, fmt.Errorf("%d steps of %d backends are too many", len(h.Steps), len(servers))
 	}
@@ -96,16 +95,16 @@ func appendHistory(b []byte, h lb.History) ([]byte, error) {
 	b = binary.BigEndian.AppendUint16(b, uint16(len(h.Steps)))
 	for _, s := range h.Steps {
 		b = appendTime(b, s.Since)
-		weights := make(map[server]uint16, len(s.Backends))
-		for _, backend := range s.Backends {
-			weights[serverOf(backend)] = uint16(backend.Weight)
-		}
+		rest := s.Backends // sorted as servers are
 		for _, of := range servers {
-			weight, there := weights[of]
-			if !there {
-				weight = absent
+			weight := uint16(absent)
+			if len(rest) > 0 && serverOf(rest[0]) == of {
+				weight, rest = uint16(rest[0].Weight), rest[1:]
 			}
 			b = binary.BigEndian.AppendUint16(b, weight)
+		}
+		if len(rest) > 0 {
+			return nil, fmt.Errorf("backends of the step of %v are not sorted", s.Since)
 		}
 	}
 	return b, nil

@@ -203,57 +203,67 @@ func (p *passage) told() (lb.History, bool) {
 // numbers gives backends of all steps a number each. Another address is another backend.
 type numbers map[lb.Backend]uint16
 
-func (n numbers) of(b lb.Backend) uint16 {
-	key := lb.Backend{Name: b.Name, Address: b.Address}
-	number, known := n[key]
-	if !known {
-		number = uint16(len(n))
-		n[key] = number
+// of gives those of a set.
+func (n numbers) of(set []lb.Backend) []uint16 {
+	list := make([]uint16, len(set))
+	for i, b := range set {
+		key := lb.Backend{Name: b.Name, Address: b.Address}
+		number, known := n[key]
+		if !known {
+			number = uint16(len(n))
+			n[key] = number
+		}
+		list[i] = number
 	}
-	return number
+	return list
+}
+
+// among is a table of set by these numbers.
+func (n numbers) among(set []lb.Backend, table []uint16) []uint16 {
+	of := n.of(set)
+	slots := make([]uint16, len(table))
+	for i, index := range table {
+		slots[i] = of[index]
+	}
+	return slots
 }
 
 func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
 	known := make(numbers)
 	steps := p.history.Steps
 	for _, s := range steps {
-		for _, b := range s.Backends {
-			known.of(b)
-		}
+		known.of(s.Backends)
 	}
-	last := make([]uint16, len(t.Slots)) // the table as it is
-	for _, b := range t.Alive {
-		known.of(b)
-	}
-	for i, slot := range t.Slots {
-		last[i] = known.of(t.Backends[slot])
-	}
+	living := known.of(t.Alive)
+	last := known.among(t.Backends, t.Slots) // the table as it is
 
 	used := make(map[[sha256.Size]byte][]uint16)
 	var stages []track.Stage
-	for i, s := range steps {
-		stage := track.Stage{Since: s.Since, Slots: last, Alive: make([]bool, len(known))}
-		for _, b := range s.Backends {
-			stage.Alive[known.of(b)] = true
-		}
-		if i < len(steps)-1 || !slices.Equal(s.Backends, p.own) {
-			stage.Slots = p.table(t.Service.Name, s.Backends, len(t.Slots), known, used)
+	add := func(since time.Time, alive []lb.Backend, slots []uint16) {
+		stage := track.Stage{Since: since, Slots: slots, Alive: make([]bool, len(known))}
+		for _, number := range known.of(alive) {
+			stage.Alive[number] = true
 		}
 		stages = append(stages, stage)
 	}
-	if n := len(steps); n == 0 || !slices.Equal(steps[n-1].Backends, p.own) {
-		// Others are a step ahead, or this node is not yet sure of anything.
-		stage := track.Stage{Since: now, Slots: last, Alive: make([]bool, len(known))}
-		for _, b := range t.Alive {
-			stage.Alive[known.of(b)] = true
+	n := len(steps)
+	// Else others are a step ahead, or this node is not yet sure of anything.
+	abreast := n > 0 && slices.Equal(steps[n-1].Backends, p.own)
+	for i, s := range steps {
+		if abreast && i == n-1 {
+			add(s.Since, s.Backends, last)
+		} else {
+			add(s.Since, s.Backends, known.among(s.Backends, p.table(t.Service.Name, s.Backends, len(t.Slots), used)))
 		}
-		stages = append(stages, stage)
+	}
+	if !abreast {
+		add(now, t.Alive, last)
 	}
 	p.tables = used
 
-	place := make(map[uint16]uint16) // of the living, among Alive
-	for i, b := range t.Alive {
-		place[known.of(b)] = uint16(i)
+	place := make([]uint16, len(known)) // of the living, among Alive
+	for i, number := range living {
+		place[number] = uint16(i)
 	}
 	p.laid.bases = make([]lb.Base, len(t.Slots))
 	all, whole := sha256.New(), sha256.New()
@@ -414,8 +424,8 @@ func (c *Controller) keepHistories() {
 	}
 }
 
-// table is that of a step, by the numbers of its backends.
-func (p *passage) table(service string, set []lb.Backend, size int, known numbers, used map[[sha256.Size]byte][]uint16) []uint16 {
+// table is that of a step.
+func (p *passage) table(service string, set []lb.Backend, size int, used map[[sha256.Size]byte][]uint16) []uint16 {
 	key := sha256.Sum256(fmt.Appendf(nil, "%v", set))
 	table, built := p.tables[key]
 	if !built || len(table) != size && len(table) > 0 {
@@ -428,9 +438,5 @@ func (p *passage) table(service string, set []lb.Backend, size int, known number
 		}
 	}
 	used[key] = table
-	slots := make([]uint16, len(table))
-	for i, index := range table {
-		slots[i] = known.of(set[index])
-	}
-	return slots
+	return table
 }
