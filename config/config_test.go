@@ -459,8 +459,8 @@ func TestTheExamplesOfChecksParse(t *testing.T) {
 		}
 		shown[cfg.Services[1].Check.Type] = true
 	}
-	for kind, typ := range checkTypes {
-		if !shown[typ] {
+	for _, kind := range checkTypes {
+		if !shown[kind] {
 			t.Errorf("docs/health.md has no example of type %s", kind)
 		}
 	}
@@ -563,8 +563,8 @@ func TestServicesHaveOptions(t *testing.T) {
 	}
 }
 
-// Each row is what stands between the braces of a check; without is what every
-// check has.
+// Each row is what stands between the braces of a check; usual has what every check
+// has.
 func TestChecksAreOfSevenTypes(t *testing.T) {
 	usual := func(c lb.Check) lb.Check {
 		c.Interval, c.Timeout, c.Rise, c.Fall = time.Second, 500*time.Millisecond, 2, 3

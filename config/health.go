@@ -17,18 +17,14 @@ import (
 	"github.com/halfproxy/halfproxy/lb"
 )
 
-// checkTypes are the words for them.
-var checkTypes = map[string]lb.CheckType{
-	"tcp": lb.CheckTCP, "http": lb.CheckHTTP, "https": lb.CheckHTTPS, "grpc": lb.CheckGRPC,
-	"dns": lb.CheckDNS, "udp": lb.CheckUDP, "exec": lb.CheckExec,
-}
+var checkTypes = []lb.CheckType{lb.CheckTCP, lb.CheckHTTP, lb.CheckHTTPS, lb.CheckGRPC, lb.CheckDNS, lb.CheckUDP, lb.CheckExec}
 
 func (c *checker) check(s serviceEntry, ports []lb.Port) lb.Check {
 	var check lb.Check
-	kind, typed := want(c.report, s.Check.Type, "tcp", oneOf("tcp", "http", "https", "grpc", "dns", "udp", "exec"))
+	kind, typed := want(c.report, s.Check.Type, lb.CheckTCP, named(checkTypes...))
 	if typed {
-		check.Type = checkTypes[kind]
-		c.useless(s.Check, kind)
+		check.Type = kind
+		c.useless(s.Check, kind.String())
 	}
 	check.Via = c.checkVia(s.Check, kind)
 	c.timing(s.Check, &check)
@@ -99,18 +95,15 @@ func (c *checker) useless(s checkSection, kind string) {
 }
 
 // checkVia is the way that the probes go. A program goes its own.
-func (c *checker) checkVia(s checkSection, kind string) lb.Via {
-	if kind == "exec" {
+func (c *checker) checkVia(s checkSection, kind lb.CheckType) lb.Via {
+	if kind == lb.CheckExec {
 		if s.Via.state == given {
 			c.at(s.Via.place, "%s is of no use to type exec, whose program chooses its own way: remove it", s.Via)
 		}
 		return lb.ViaDirect
 	}
-	via, _ := want(c.report, s.Via, "vip", oneOf("vip", "direct"))
-	if via == "vip" {
-		return lb.ViaVIP
-	}
-	return lb.ViaDirect
+	via, _ := want(c.report, s.Via, lb.ViaVIP, named(lb.ViaVIP, lb.ViaDirect))
+	return via
 }
 
 func (c *checker) timing(s checkSection, check *lb.Check) {
@@ -273,15 +266,15 @@ func (c *checker) dnsCheck(s checkSection, check *lb.Check, ports []lb.Port) {
 	check.Rcode, _ = want(c.report, s.Rcode, "NOERROR", oneOf(lb.Rcodes...))
 	check.Answer = c.bytes(s.Answer, value{})
 
-	over, _ := entries(c.report, s.Over.list, oneOf("udp", "tcp"))
+	over, _ := entries(c.report, s.Over.list, named(lb.UDP, lb.TCP))
 	for _, protocol := range []lb.Protocol{lb.UDP, lb.TCP} {
-		chosen := slices.Contains(over, protocol.String())
+		chosen := slices.Contains(over, protocol)
 		if chosen || s.Over.state == absent && serves(ports, protocol, check.Port) {
 			check.Over = append(check.Over, protocol)
 		}
 	}
-	if s.Over.state == given && len(s.Over.items) == 0 {
-		c.at(s.Over.place, "has no entry: choose udp, tcp or both")
+	if s.Over.state == given {
+		some(c.report, s.Over.list, "choose udp, tcp or both")
 	}
 	if len(check.Over) == 0 {
 		check.Over = []lb.Protocol{lb.UDP}

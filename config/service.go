@@ -194,20 +194,15 @@ func (c *checker) limit(s limitSection) lb.Limit {
 
 // forward reads the way to the backends.
 func (c *checker) forward(s serviceEntry, service *lb.Service) {
-	ways := map[string]lb.Forward{}
-	var names []string
-	for _, way := range []lb.Forward{lb.L2, lb.IPIP, lb.GRE, lb.GUE} {
-		ways[way.String()], names = way, append(names, way.String())
-	}
-	name, ok := want(c.report, s.Forward, "l2", oneOf(names...))
-	service.Forward = ways[name]
+	forward, ok := want(c.report, s.Forward, lb.L2, named(lb.L2, lb.IPIP, lb.GRE, lb.GUE))
+	service.Forward = forward
 
 	port, _ := want(c.report, s.GUE.Port, lb.DefaultGUEPort, between(1, 65535))
 	checksum, _ := want(c.report, s.GUE.Checksum, "zero", oneOf("zero", "full"))
 	if service.Forward == lb.GUE {
 		service.GUEPort, service.GUEChecksum = uint16(port), checksum == "full"
 	} else if ok && s.GUE.state == given {
-		c.at(s.GUE.place, "is of no use to forward %s: remove it, or set forward: gue", name)
+		c.at(s.GUE.place, "is of no use to forward %s: remove it, or set forward: gue", forward)
 	}
 
 	sources, places := entries(c.report, s.OuterSources, parsePrefix)
@@ -240,13 +235,7 @@ func (c *checker) quic(s serviceEntry, ports []lb.Port) lb.QUIC {
 
 // tracking reads of which flows there are records, and for how long.
 func (c *checker) tracking(s serviceEntry, service *lb.Service) {
-	ways := map[string]lb.Tracking{}
-	var names []string
-	for _, way := range []lb.Tracking{lb.TrackChanges, lb.TrackNone, lb.TrackAll} {
-		ways[way.String()], names = way, append(names, way.String())
-	}
-	name, _ := want(c.report, s.Tracking, lb.TrackChanges.String(), oneOf(names...))
-	service.Tracking = ways[name]
+	service.Tracking, _ = want(c.report, s.Tracking, lb.TrackChanges, named(lb.TrackChanges, lb.TrackNone, lb.TrackAll))
 	if service.Tracking == lb.TrackNone {
 		if s.FlowLifetime.state == given {
 			c.at(s.FlowLifetime.place, "is of no use to tracking none, by which flows move at once: remove it")

@@ -130,6 +130,22 @@ func oneOf(words ...string) reader[string] {
 	}
 }
 
+// named takes the name of one of some values.
+func named[T fmt.Stringer](values ...T) reader[T] {
+	names := make([]string, len(values))
+	for i, x := range values {
+		names[i] = x.String()
+	}
+	word := oneOf(names...)
+	return func(v value) (T, error) {
+		name, err := word(v)
+		if err != nil {
+			return *new(T), err
+		}
+		return values[slices.Index(names, name)], nil
+	}
+}
+
 func choice(words []string) string {
 	last := len(words) - 1
 	if last == 0 {
