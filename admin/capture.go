@@ -95,25 +95,22 @@ const (
 // capture answers with frames until the client has enough, which it tells by
 // closing its half of the connection, or is gone.
 func (s *Server) capture(w http.ResponseWriter, r *http.Request, cfg Config) {
-	var asked CaptureRequest
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&asked); err != nil {
-		http.Error(w, fmt.Sprintf("read the request: %v", err), http.StatusBadRequest)
+	var wanted CaptureRequest
+	if !asked(w, r, "request", &wanted) {
 		return
 	}
 	ctx := r.Context()
-	if asked.Duration > 0 {
+	if wanted.Duration > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, asked.Duration)
+		ctx, cancel = context.WithTimeout(ctx, wanted.Duration)
 		defer cancel()
 	}
 	node := cfg.Status().Node
 	sink := &captureWriter{
 		w: w, controller: http.NewResponseController(w),
-		application: "halfproxy " + node.Version, comment: fmt.Sprintf("node %s: %s", node.Name, asked), snaplen: asked.Snaplen,
+		application: "halfproxy " + node.Version, comment: fmt.Sprintf("node %s: %s", node.Name, wanted), snaplen: wanted.Snaplen,
 	}
-	err := cfg.Capture(ctx, asked, sink)
+	err := cfg.Capture(ctx, wanted, sink)
 	if sink.file == nil {
 		if err == nil {
 			err = errors.New("the capture has ended before it began")
@@ -121,7 +118,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request, cfg Config) {
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return
 	}
-	if written := sink.finish(); written != nil || errors.Is(err, errNotWritten) {
+	if written := sink.tell(); written != nil || errors.Is(err, errNotWritten) {
 		s.log.Debug("capture not delivered", "err", errors.Join(err, written))
 		return
 	}
@@ -176,9 +173,15 @@ func (c *captureWriter) Count(counts map[string]CaptureCount) error {
 	c.counts = counts
 	if now := time.Now(); now.Sub(c.counted) > time.Second {
 		c.counted = now
-		if err := c.file.statistics(counts); err != nil {
-			return notWritten(err)
-		}
+		return c.tell()
+	}
+	return c.flush()
+}
+
+// tell writes how things stand, and has it delivered.
+func (c *captureWriter) tell() error {
+	if err := c.file.statistics(c.counts); err != nil {
+		return notWritten(err)
 	}
 	return c.flush()
 }
@@ -190,13 +193,6 @@ func (c *captureWriter) flush() error {
 		return err
 	}
 	return notWritten(errors.Join(c.buffer.Flush(), c.controller.Flush()))
-}
-
-func (c *captureWriter) finish() error {
-	if err := c.file.statistics(c.counts); err != nil {
-		return notWritten(err)
-	}
-	return c.flush()
 }
 
 func (c *captureWriter) lost() (sum uint64) {

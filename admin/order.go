@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -52,14 +51,11 @@ func (o Order) order() (lb.Order, error) {
 }
 
 func (s *Server) order(w http.ResponseWriter, r *http.Request, take func(context.Context, lb.Order) error) {
-	var asked Order
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&asked); err != nil {
-		http.Error(w, fmt.Sprintf("read the order: %v", err), http.StatusBadRequest)
+	var wanted Order
+	if !asked(w, r, "order", &wanted) {
 		return
 	}
-	order, err := asked.order()
+	order, err := wanted.order()
 	if err == nil && order.By == "" {
 		err = errors.New("the order does not say who gives it")
 	}

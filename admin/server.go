@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -210,6 +211,17 @@ func (s *Server) answer(w http.ResponseWriter, code int, v any) {
 	if err := writeJSON(w, v); err != nil {
 		s.log.Debug("answer not delivered", "err", err)
 	}
+}
+
+// asked reads what a client asks for into v. False: it was told what is wrong.
+func asked(w http.ResponseWriter, r *http.Request, what string, v any) bool {
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(v); err != nil {
+		http.Error(w, fmt.Sprintf("read the %s: %v", what, err), http.StatusBadRequest)
+		return false
+	}
+	return true
 }
 
 // readOnly stands before the routes, so that no route added later can change
