@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 // sockets. cpu-% is the share of one core that it takes, what the kernel does for
 // the backends' half of the loopback included, but not their process; late-ms is how
 // long after its time a probe started, the 99th of a hundred and the last of all;
-// failed-% is the share of probes that failed though the backend is well.
+// wrong-% is the share of backends whose last probe came out otherwise than they are.
 func BenchmarkChecks(b *testing.B) {
 	for _, tt := range []struct {
 		name   string

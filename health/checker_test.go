@@ -564,11 +564,8 @@ func TestProbesLeaveNothingBehind(t *testing.T) {
 		}
 		return runtime.NumGoroutine(), len(entries)
 	}
-	listen := func(handle func(net.Conn)) netip.AddrPort {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+	serving := func(handle func(net.Conn)) netip.AddrPort {
+		l := listen(t, "127.0.0.1", nil)
 		t.Cleanup(func() { l.Close() })
 		go func() {
 			for {
@@ -582,14 +579,14 @@ func TestProbesLeaveNothingBehind(t *testing.T) {
 				}()
 			}
 		}()
-		return l.Addr().(*net.TCPAddr).AddrPort()
+		return addrOf(l)
 	}
-	page := listen(func(conn net.Conn) {
+	page := serving(func(conn net.Conn) {
 		conn.Read(make([]byte, 1<<10))
 		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		io.Copy(io.Discard, conn)
 	})
-	mute := listen(func(conn net.Conn) { io.Copy(io.Discard, conn) })
+	mute := serving(func(conn net.Conn) { io.Copy(io.Discard, conn) })
 	packets := servePackets(t, "127.0.0.1", func([]byte) []byte { return nil })
 	dns := lb.Check{Type: lb.CheckDNS, Query: "example.org.", RecordType: "A", Rcode: "NOERROR", Over: []lb.Protocol{lb.UDP, lb.TCP}}
 	var targets []lb.Target

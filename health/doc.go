@@ -18,17 +18,14 @@
 //
 // One scheduler starts a goroutine for each probe that is due, which ends with
 // the probe; in between a target costs a heap entry. A probe never waits for
-// another, unless 4,096 are under way at once.
+// another, unless 8,192 are under way at once, or 32 programs of type exec.
 //
 // # The probes
 //
-// tcp: the connection is established. It is closed at once, with a FIN: a reset
-// would be cheaper for both, and an error in the log of many servers.
-//
-// http: GET of the check's path answers with a status from 200 to 299 and with
-// its whole body, of which 64 KiB are read. A redirect is a failure: it says that
-// the page is elsewhere, and following it could end at another server. No
-// proxy is used, whatever the environment says, and no connection is kept.
+// docs/health.md tells what each type asks. A TCP connection ends by a reset: a FIN
+// would leave it in TIME_WAIT on this node for a minute. Of a body 64 KiB are read.
+// A redirect is not followed: it could end at another server. No proxy is used,
+// whatever the environment says, and no connection is kept.
 //
 // Timeout covers all of a probe.
 package health

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -56,7 +57,7 @@ func (g *grpcAsker) ask(ctx context.Context) error {
 			}
 			return server, nil
 		}),
-		grpc.WithTransportCredentials(server), grpc.WithAuthority(g.authority()), grpc.WithUserAgent("halfproxy"),
+		grpc.WithTransportCredentials(server), grpc.WithAuthority(cmp.Or(g.check.Host, g.at.AddrPort.String())), grpc.WithUserAgent("halfproxy"),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithDisableHealthCheck(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)),
 	)
@@ -72,13 +73,6 @@ func (g *grpcAsker) ask(ctx context.Context) error {
 		return fmt.Errorf("%s on %s is %s", g.asked(), g.at, answer.Status)
 	}
 	return nil
-}
-
-func (g *grpcAsker) authority() string {
-	if g.check.Host != "" {
-		return g.check.Host
-	}
-	return g.at.AddrPort.String()
 }
 
 // asked is what the check is about.

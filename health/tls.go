@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,16 +11,17 @@ import (
 	"net"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
 
-// tlsConfig gives what the check wants of TLS, with the protocols that may be
+// tlsConfig gives what the check wants of TLS, with the protocol that is
 // spoken over it.
-func (a *asker) tlsConfig(protocols ...string) (*tls.Config, error) {
+func (a *asker) tlsConfig(protocol string) (*tls.Config, error) {
 	cfg := &tls.Config{
 		ServerName:         a.serverName(),
-		NextProtos:         protocols,
+		NextProtos:         []string{protocol},
 		InsecureSkipVerify: !a.check.Verify,
 	}
 	if ca := a.check.CA; ca.Data != "" {
@@ -41,10 +43,7 @@ func (a *asker) tlsConfig(protocols ...string) (*tls.Config, error) {
 // serverName is whom the certificate has to be for. An address is not sent as
 // SNI (RFC 6066, section 3).
 func (a *asker) serverName() string {
-	if a.check.Host != "" {
-		return a.check.Host
-	}
-	return a.at.Addr().WithZone("").String()
+	return cmp.Or(a.check.Host, a.at.Addr().WithZone("").String())
 }
 
 // handshake speaks TLS over conn.
@@ -69,7 +68,7 @@ func (a *asker) noHandshake(err error) error {
 	case errors.As(err, &host):
 		return fmt.Errorf("certificate of %s is for %s, not for %s: give the check the host that it is for, or verify: false", a.at, holders(host.Certificate), a.serverName())
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf("certificate of %s is valid from %s to %s only", a.at, day(invalid.Cert, false), day(invalid.Cert, true))
+		return fmt.Errorf("certificate of %s is valid from %s to %s only", a.at, day(invalid.Cert.NotBefore), day(invalid.Cert.NotAfter))
 	case errors.As(err, &record):
 		return fmt.Errorf("answer from %s is not tls", a.at)
 	}
@@ -111,9 +110,4 @@ func holders(c *x509.Certificate) string {
 	return quote(strings.Join(names, ", "))
 }
 
-func day(c *x509.Certificate, last bool) string {
-	if last {
-		return c.NotAfter.UTC().Format("2006-01-02 15:04")
-	}
-	return c.NotBefore.UTC().Format("2006-01-02 15:04")
-}
+func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }
