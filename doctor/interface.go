@@ -267,14 +267,12 @@ func redirects(cfg Config, h host) (found []Finding) {
 			continue
 		}
 		for _, out := range h.links {
-			why := fmt.Sprintf("driver %s sends on none that fill several", out.driver)
-			if !h.atLeast(6, 3) {
-				why = "before Linux 6.3 none that fill several are sent on"
-			} else if out.gathers != no {
+			if in.name == out.name || h.atLeast(6, 3) && out.gathers != no {
 				continue
 			}
-			if in.name == out.name {
-				continue
+			why := "before Linux 6.3 none that fill several are sent on"
+			if h.atLeast(6, 3) {
+				why = fmt.Sprintf("driver %s sends on none that fill several", out.driver)
 			}
 			found = append(found, Finding{
 				Check: "mtu", Severity: Warning,
