@@ -4,6 +4,8 @@ import (
 	"errors"
 	"net/netip"
 	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // checker turns the shape into a Config and reports what is wrong with it.
@@ -53,16 +55,13 @@ func (c *checker) node(s nodeSection) Node {
 	node.Interfaces, _ = entries(c.report, s.Interfaces, parseInterface)
 	node.XDPMode, _ = want(c.report, s.XDPMode, XDPAuto, oneOf(XDPAuto, XDPNative, XDPGeneric))
 	node.Linger, _ = want(c.report, s.Linger, 10*time.Second, lasting(time.Second, 10*time.Minute))
-	node.FlowRecords, _ = want(c.report, s.FlowRecords, defaultFlowRecords, between(1<<10, 1<<24))
+	node.FlowRecords, _ = want(c.report, s.FlowRecords, lb.DefaultFlowRecords, between(1<<10, 1<<24))
 	node.DenyFile, _ = want(c.report, s.DenyFile, "", parseText)
 	if node.DenyFile != "" && c.host.beside != nil {
 		node.DenyFile = c.host.beside(node.DenyFile)
 	}
 	return node
 }
-
-// defaultFlowRecords take some 20 MB.
-const defaultFlowRecords = 1 << 18
 
 // denied reads the deny list; what is wrong with it is reported with its own name.
 func (c *checker) denied(s nodeSection, path string) []netip.Prefix {

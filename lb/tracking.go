@@ -33,6 +33,9 @@ func (t Tracking) String() string {
 // DefaultFlowLifetime is how long flows are kept from breaking where nothing is said.
 const DefaultFlowLifetime = time.Hour
 
+// DefaultFlowRecords is the room for records where nothing is said: some 20 MB.
+const DefaultFlowRecords = 1 << 18
+
 // Lifetime is how long after a change flows stay at their backend: then older ones go
 // where new ones do.
 func (s Service) Lifetime() time.Duration { return cmp.Or(s.FlowLifetime, DefaultFlowLifetime) }

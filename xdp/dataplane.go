@@ -157,7 +157,7 @@ func (d *Dataplane) load(cfg Config) error {
 	if err := takeFrags(d.spec); err != nil {
 		return err
 	}
-	d.spec.Maps[bpfMapRecords].MaxEntries = uint32(cmp.Or(cfg.FlowRecords, defaultFlowRecords))
+	d.spec.Maps[bpfMapRecords].MaxEntries = uint32(cmp.Or(cfg.FlowRecords, lb.DefaultFlowRecords))
 	if d.store, err = newStore(d.spec, nil, firstPages, firstBackends); err != nil {
 		return explainLoad(fmt.Errorf("make the program's maps: %w", err))
 	}

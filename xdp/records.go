@@ -33,9 +33,6 @@ const (
 	recordLearned   = 8
 )
 
-// defaultFlowRecords is the room for records where nothing is said: some 20 MB.
-const defaultFlowRecords = 1 << 18
-
 // Time as records have it: 16 bits of it are a day and a half.
 const tick = 2 * time.Second
 
