@@ -198,23 +198,12 @@ func newWrapper(b *testing.B, d *Dataplane) *wrapper {
 	b.Helper()
 	w := new(wrapper)
 	for o, floor := range map[*benchObjects]bool{&w.program: false, &w.floor: true} {
-		spec := benchSpec(b, d.store)
-		must(b, spec.Variables["floor_only"].Set(floor))
-		must(b, spec.Variables["self"].Set(benchPort{Ifindex: 1}))
-		must(b, spec.LoadAndAssign(o, &ebpf.CollectionOptions{MapReplacements: d.store.maps}))
+		spec, err := loadBench()
+		must(b, err)
+		must(b, load(o, spec, d.store.maps, map[string]any{"floor_only": floor, "self": benchPort{Ifindex: 1}}))
 		b.Cleanup(func() { o.Close() })
 	}
 	return w
-}
-
-func benchSpec(b *testing.B, s *store) *ebpf.CollectionSpec {
-	b.Helper()
-	spec, err := loadBench()
-	must(b, err)
-	for name, m := range s.maps {
-		spec.Maps[name].MaxEntries = m.MaxEntries()
-	}
-	return spec
 }
 
 // sample is the nanoseconds that one packet takes, all of which have to end as action.

@@ -26,7 +26,9 @@ import (
 func vethSpeed(b *testing.B) {
 	d, ends := newVeths(b)
 	var o benchObjects
-	must(b, benchSpec(b, d.store).LoadAndAssign(&o, &ebpf.CollectionOptions{MapReplacements: d.store.maps}))
+	spec, err := loadBench()
+	must(b, err)
+	must(b, load(&o, spec, d.store.maps, nil))
 	b.Cleanup(func() { o.Close() })
 	must(b, ends.router.Do(func() error { return errors.Join(attachTo(b, "eth0", o.Sink), attachTo(b, "plain", o.Sink)) }))
 	must(b, ends.lb.Do(func() error { return attachTo(b, "plain", o.Empty) }))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -171,14 +172,7 @@ func (d *Dataplane) renew() error {
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, i := range replaced {
-		errs = append(errs, i.Close())
-	}
-	d.attached.Lock()
-	defer d.attached.Unlock()
-	d.tidyPins()
-	return errors.Join(errs...)
+	return d.retire(replaced)
 }
 
 // knows says whether there is what the filter names.
@@ -219,7 +213,7 @@ func (d *Dataplane) entriesOf(f CaptureFilter) (entries []uint32) {
 }
 
 // aim tells the instances that capture where the service and the backend are
-// that were asked for: tables move.
+// that were asked for: tables move. It needs d.mu and d.attached.
 func (d *Dataplane) aim() error {
 	c := d.capturing
 	if c == nil {
@@ -261,10 +255,7 @@ func newCapture(f CaptureFilter, places []string) (_ *capture, err error) {
 			err = errors.Join(err, c.close())
 		}
 	}()
-	if c.spec, err = loadCapture(); err != nil {
-		return nil, fmt.Errorf("read the embedded program: %w", err)
-	}
-	if err := takeFrags(c.spec); err != nil {
+	if c.spec, err = readProgram(loadCapture, "program"); err != nil {
 		return nil, err
 	}
 	c.spec.Maps[captureMapCaptureCounts].MaxEntries = uint32(len(places))
@@ -317,15 +308,12 @@ func (f CaptureFilter) compile(place int) captureFilter {
 		asked.Changed = asked.Changed || asked.Verdicts>>v&1 == 1 && v.mayChange()
 	}
 	if f.Host.IsValid() {
-		bits, ones := f.Host.Bits(), [16]byte{}
+		host := mappedPrefix(f.Host)
 		asked.Family = 6
 		if f.Host.Addr().Is4() {
-			asked.Family, bits = 4, bits+96
+			asked.Family = 4
 		}
-		for i := range bits {
-			ones[i/8] |= 0x80 >> (i % 8)
-		}
-		asked.Host, asked.Mask = words(f.Host.Addr()), words(netip.AddrFrom16(ones))
+		asked.Host, asked.Mask = host.Address, words(netip.AddrFrom16([16]byte(net.CIDRMask(int(host.Bits), 128))))
 	}
 	return asked
 }
@@ -449,12 +437,9 @@ func (c *capture) decode(raw []byte) Captured {
 }
 
 func (c *capture) count(to CaptureSink) error {
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return fmt.Errorf("count the CPUs: %w", err)
-	}
-	counts, perCPU := make(map[string]CaptureCount), make([]captureCaptureCount, cpus)
+	counts := make(map[string]CaptureCount)
 	for i, name := range c.places {
+		var perCPU []captureCaptureCount
 		if err := c.maps[captureMapCaptureCounts].Lookup(uint32(i), &perCPU); err != nil {
 			return fmt.Errorf("read the counts of %s: %w", name, err)
 		}

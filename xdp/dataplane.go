@@ -151,10 +151,7 @@ func (d *Dataplane) load(cfg Config) error {
 	if err := rlimit.RemoveMemlock(); err != nil { // before 5.11 maps count as locked memory
 		return explainLoad(fmt.Errorf("lift the limit of locked memory: %w", err))
 	}
-	if d.spec, err = loadBpf(); err != nil {
-		return fmt.Errorf("read the embedded program: %w", err)
-	}
-	if err := takeFrags(d.spec); err != nil {
+	if d.spec, err = readProgram(loadBpf, "program"); err != nil {
 		return err
 	}
 	d.spec.Maps[bpfMapRecords].MaxEntries = uint32(cmp.Or(cfg.FlowRecords, lb.DefaultFlowRecords))
@@ -183,9 +180,9 @@ func (d *Dataplane) load(cfg Config) error {
 	return d.place()
 }
 
-// place tells every instance which interface it stands for. The one that is
-// asked stands for the first; without interfaces for the loopback device, whose
-// MAC address is all zeros.
+// place tells every instance which interface it stands for, and those that capture
+// what they are to capture. The one that is asked stands for the first interface;
+// without any for the loopback device, whose MAC address is all zeros.
 func (d *Dataplane) place() error {
 	if err := d.aim(); err != nil {
 		return err
@@ -380,7 +377,7 @@ func (d *Dataplane) end(keep bool) error {
 // running one. No packet is lost.
 func (d *Dataplane) grow(pages, entries uint32) (err error) {
 	begin := time.Now()
-	s, err := newStore(d.spec.Copy(), d.store, pages, entries)
+	s, err := newStore(d.spec, d.store, pages, entries)
 	if err != nil {
 		return explainLoad(fmt.Errorf("make bigger maps: %w", err))
 	}
@@ -395,18 +392,23 @@ func (d *Dataplane) grow(pages, entries uint32) (err error) {
 	if err := d.foldCounters(old.maps[bpfMapBackendCounters]); err != nil {
 		return err
 	}
+	d.store = s
+	d.pages.grow(pages)
+	d.entries.grow(entries)
+	err = errors.Join(d.retire(replaced), old.close())
+	d.log.Info("tables grew", "slots", pages*slotsPerPage, "backends", entries, "took", time.Since(begin))
+	return err
+}
+
+// retire ends instances in whose place others have come, and their pins.
+func (d *Dataplane) retire(replaced []*instance) error {
 	var errs []error
 	for _, i := range replaced {
 		errs = append(errs, i.Close())
 	}
-	errs = append(errs, old.close())
-	d.store = s
-	d.pages.grow(pages)
-	d.entries.grow(entries)
 	d.attached.Lock()
+	defer d.attached.Unlock()
 	d.tidyPins()
-	d.attached.Unlock()
-	d.log.Info("tables grew", "slots", pages*slotsPerPage, "backends", entries, "took", time.Since(begin))
 	return errors.Join(errs...)
 }
 
@@ -434,10 +436,9 @@ func (d *Dataplane) replace(s *store) (replaced []*instance, err error) {
 	d.asking.Unlock() // it goes from none to one under mu alone
 	for n := range instances {
 		var i *instance
-		switch asked := n == len(d.ports); {
-		case d.capturing != nil && !asked:
+		if asked := n == len(d.ports); d.capturing != nil && !asked {
 			i, err = d.capturing.newInstance(s, n)
-		default:
+		} else {
 			i, err = newInstance(d.spec, s, asked)
 		}
 		if err != nil {

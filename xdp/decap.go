@@ -96,11 +96,8 @@ func loadDecapsulation(cfg DecapConfig) (*Decap, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, explainLoad(fmt.Errorf("lift the limit of locked memory: %w", err))
 	}
-	spec, err := loadDecap()
+	spec, err := readProgram(loadDecap, "decapsulation program")
 	if err != nil {
-		return nil, fmt.Errorf("read the embedded decapsulation program: %w", err)
-	}
-	if err := takeFrags(spec); err != nil {
 		return nil, err
 	}
 	port := cfg.GUEPort
@@ -369,11 +366,8 @@ func AttachPass(iface string) (io.Closer, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, explainLoad(fmt.Errorf("lift the limit of locked memory: %w", err))
 	}
-	spec, err := loadPass()
+	spec, err := readProgram(loadPass, "passing program")
 	if err != nil {
-		return nil, fmt.Errorf("read the embedded passing program: %w", err)
-	}
-	if err := takeFrags(spec); err != nil {
 		return nil, err
 	}
 	var objects passObjects

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -68,7 +69,7 @@ func (d *Dataplane) FreshFlows(n int) ([]lb.FlowRecord, error) {
 	r.sharing.Lock()
 	defer r.sharing.Unlock()
 	take := min(n, len(r.again))
-	list := append([]lb.FlowRecord(nil), r.again[:take]...)
+	list := slices.Clone(r.again[:take])
 	r.again = r.again[take:]
 	if len(r.again) == 0 {
 		r.again = nil

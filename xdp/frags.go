@@ -10,6 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// readProgram reads an embedded program, which takes frames of several buffers where
+// the kernel has such.
+func readProgram(load func() (*ebpf.CollectionSpec, error), what string) (*ebpf.CollectionSpec, error) {
+	spec, err := load()
+	if err != nil {
+		return nil, fmt.Errorf("read the embedded %s: %w", what, err)
+	}
+	return spec, takeFrags(spec)
+}
+
 // takeFrags makes the programs of spec take frames of several buffers, as jumbo
 // frames come, where the kernel has such: from 5.18 on.
 func takeFrags(spec *ebpf.CollectionSpec) error {

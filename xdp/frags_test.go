@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -122,18 +121,7 @@ func TestACaptureHasAllOfAJumboFrame(t *testing.T) {
 	newJumbo(t)
 	d := newCaptured(t)
 	frame := packet.UDP(client4, vip4, packet.Payload(8957))
-	for _, snaplen := range []uint32{64, 3500, 3600, 8998, 8999, 0} {
-		f := everything
-		f.Snaplen = snaplen
-		kept := frame
-		if snaplen > 0 {
-			kept = frame[:min(int(snaplen), len(frame))]
-		}
-		got := captureOf(t, d, f, frame).packets
-		if len(got) != 1 || !bytes.Equal(got[0].Frame, kept) || got[0].Length != len(frame) {
-			t.Errorf("snaplen %d: got %d frames, want one of which there are %d bytes of %d", snaplen, len(got), len(kept), len(frame))
-		}
-	}
+	wantKept(t, d, frame, 64, 3500, 3600, 8998, 8999, 0)
 }
 
 // setMTU raises that of all links of the lan.
@@ -183,19 +171,12 @@ func TestJumboConnectionsThroughTheProgram(t *testing.T) {
 			server, name := l.near, "near"
 			if tt.forward != lb.L2 {
 				server, name = l.far, "far"
+				decap := l.attachDecap(t)
+				t.Cleanup(func() { decap.Close() })
+				if mode := decap.hooks[0].mode; mode != Native {
+					t.Errorf("decapsulation: got mode %s, want native", mode)
+				}
 				must(t, l.far.Do(func() error {
-					decap, err := AttachDecap(DecapConfig{
-						Interfaces: []string{"eth0"}, Tunnels: allTunnels,
-						Sources: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32"), netip.MustParsePrefix("fd00::2/128")},
-						VIPs:    []lb.VIP{lb.MustParseVIP("10.2.0.1"), lb.MustParseVIP("fd00:2::1")},
-					})
-					if err != nil {
-						return err
-					}
-					t.Cleanup(func() { decap.Close() })
-					if mode := decap.hooks[0].mode; mode != Native {
-						t.Errorf("decapsulation: got mode %s, want native", mode)
-					}
 					const room = 40 + 8 + 4 // for the outer headers
 					return errors.Join(advmss("0.0.0.0/0", "10.3.0.254", jumboMTU-room-40), advmss("::/0", "fd00:3::fe", jumboMTU-room-60))
 				}))

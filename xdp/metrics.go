@@ -60,10 +60,8 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		packetsDesc,
 		servicePacketsDesc, serviceBytesDesc, serviceFlowsDesc, quicPacketsDesc,
 		backendPacketsDesc, backendBytesDesc, backendFlowsDesc,
+		deniedDesc, recordsDesc, recordsRoomDesc, trackedDesc, backendRecordsDesc,
 	} {
-		ch <- desc
-	}
-	for _, desc := range []*prometheus.Desc{deniedDesc, recordsDesc, recordsRoomDesc, trackedDesc, backendRecordsDesc} {
 		ch <- desc
 	}
 	m.swap.Describe(ch)
@@ -71,7 +69,10 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.swap.Collect(ch)
-	ch <- prometheus.MustNewConstMetric(deniedDesc, prometheus.GaugeValue, float64(m.d.deniedPrefixes()))
+	gauge := func(desc *prometheus.Desc, value int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), labels...)
+	}
+	gauge(deniedDesc, m.d.deniedPrefixes())
 	stats, err := m.d.Stats()
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(packetsDesc, fmt.Errorf("read the program's counters: %w", err))
@@ -82,9 +83,6 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for verdict, count := range stats.Verdicts {
 		counter(packetsDesc, count.Packets, verdict.String())
-	}
-	gauge := func(desc *prometheus.Desc, value int, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), labels...)
 	}
 	r := stats.Records
 	gauge(recordsDesc, r.Held)

@@ -260,7 +260,6 @@ func increment(counter *ebpf.Map, offset uintptr) asm.Instructions {
 }
 
 func drop() asm.Instructions {
-	const xdpDrop = 1
 	return asm.Instructions{asm.Mov.Imm(asm.R0, xdpDrop).WithSymbol("drop"), asm.Return()}
 }
 

@@ -113,15 +113,12 @@ func (s *service) base(slots []bpfSlot, t lb.Table) {
 	if t.Bases == nil {
 		return
 	}
-	place := make([]uint16, len(t.Alive))
-	for i, b := range t.Alive {
-		place[i] = uint16(s.members[b.Name].index)
-	}
+	place, lifetime := s.places(t.Alive), ticks(t.Service.Lifetime())
 	for i, b := range t.Bases {
 		if !b.InTransition {
 			continue
 		}
-		s.lifetime = ticks(t.Service.Lifetime())
+		s.lifetime = lifetime
 		slots[i].Base = place[b.Backend] | inTransition
 		if b.Settling {
 			slots[i].Base |= settling
@@ -169,25 +166,20 @@ type use struct {
 func (d *Dataplane) keepRecords(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	var due time.Time
 	for {
-		now := time.Now()
-		if err := d.reviewRecords(now); err != nil {
-			d.log.Warn("records of flows not looked through, will retry", "err", err)
-		}
-		// A twentieth of a core at most.
-		rest := time.After(20 * time.Since(now))
-		for rested := false; !rested; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-				d.tellTime(time.Now())
-				select {
-				case <-rest:
-					rested = true
-				default:
-				}
+		if begin := time.Now(); !begin.Before(due) {
+			if err := d.reviewRecords(begin); err != nil {
+				d.log.Warn("records of flows not looked through, will retry", "err", err)
 			}
+			now := time.Now()
+			due = now.Add(20 * now.Sub(begin)) // a twentieth of a core at most
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			d.tellTime(time.Now())
 		}
 	}
 }
@@ -471,9 +463,8 @@ type RecordStats struct {
 // Use is what a backend is of use for, while its service has slots in transition: as of the
 // last look, some seconds ago.
 type Use struct {
-	Records int       // that lead to it
-	Rate    float64   // packets a second
-	Last    time.Time // when packets were last seen to come; zero: there was no look yet
+	Records int     // that lead to it
+	Rate    float64 // packets a second
 }
 
 // recordStats needs d.mu.
@@ -483,13 +474,11 @@ func (d *Dataplane) recordStats() (RecordStats, error) {
 		bpfTrackedTRACKED_RECORDED: &stats.Recorded, bpfTrackedTRACKED_REFUSED: &stats.Refused,
 		bpfTrackedTRACKED_BY_RECORD: &stats.ByRecord, bpfTrackedTRACKED_BY_BASE: &stats.ByBase, bpfTrackedTRACKED_BY_CURRENT: &stats.ByCurrent,
 	} {
-		var perCPU []uint64
-		if err := d.store.maps[bpfMapTrackedPackets].Lookup(uint32(how), &perCPU); err != nil {
+		n, err := sum(d.store.maps[bpfMapTrackedPackets], uint32(how))
+		if err != nil {
 			return RecordStats{}, fmt.Errorf("read the counter of tracked packets: %w", err)
 		}
-		for _, n := range perCPU {
-			*count += n
-		}
+		*count = n
 	}
 	return stats, nil
 }
@@ -501,7 +490,7 @@ func (s *service) uses() map[string]Use {
 	}
 	uses := make(map[string]Use, len(s.members))
 	for name, b := range s.members {
-		uses[name] = Use{b.use.records, b.use.rate, b.use.last}
+		uses[name] = Use{b.use.records, b.use.rate}
 	}
 	return uses
 }

@@ -35,11 +35,7 @@ type store struct {
 // an old store it takes over the maps and the contents of that one, which both
 // then share; the backends' counters begin at nothing.
 func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ *store, err error) {
-	spec.Maps[bpfMapSlots].MaxEntries = pages
-	spec.Maps[bpfMapBackends].MaxEntries = backends
-	spec.Maps[bpfMapBackendCounters].MaxEntries = backends
-	spec.Maps[bpfMapBackendIds].MaxEntries = backends
-
+	sizes := map[string]uint32{bpfMapSlots: pages, bpfMapBackends: backends, bpfMapBackendCounters: backends, bpfMapBackendIds: backends}
 	s := &store{maps: make(map[string]*ebpf.Map)}
 	defer func() {
 		if err != nil {
@@ -51,11 +47,15 @@ func newStore(spec *ebpf.CollectionSpec, old *store, pages, backends uint32) (_ 
 		bpfMapBackendCounters, bpfMapVerdicts, bpfMapLimits, bpfMapEchoLimits, bpfMapDenied, bpfMapAllowances, bpfMapSources, bpfMapFragments,
 		bpfMapServerIds, bpfMapQuicCounters, bpfMapBackendIds, bpfMapRecords, bpfMapPace, bpfMapStrayed, bpfMapTrackedPackets, bpfMapConfirmed,
 	} {
-		outgrown := name == bpfMapSlots || name == bpfMapBackends || name == bpfMapBackendCounters || name == bpfMapBackendIds
-		if old != nil && !outgrown {
+		size, grows := sizes[name]
+		if old != nil && !grows {
 			s.maps[name], err = old.maps[name].Clone()
 		} else {
-			s.maps[name], err = ebpf.NewMap(spec.Maps[name])
+			m := spec.Maps[name].Copy()
+			if grows {
+				m.MaxEntries = size
+			}
+			s.maps[name], err = ebpf.NewMap(m)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("map %s: %w", name, err)

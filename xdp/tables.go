@@ -387,12 +387,18 @@ func (d *Dataplane) move(s *service, backends int) error {
 	return nil
 }
 
+// places are where a table's backends stand among the service's entries.
+func (s *service) places(list []lb.Backend) []uint16 {
+	places := make([]uint16, len(list))
+	for i, b := range list {
+		places[i] = uint16(s.members[b.Name].index)
+	}
+	return places
+}
+
 // swap fills the idle generation with the table and turns to it.
 func (d *Dataplane) swap(s *service, t lb.Table, scratch *[]bpfSlot) error {
-	place := make([]uint16, len(t.Backends))
-	for i, b := range t.Backends {
-		place[i] = uint16(s.members[b.Name].index)
-	}
+	place := s.places(t.Backends)
 	wanted := (*scratch)[:0]
 	for _, slot := range t.Slots {
 		wanted = append(wanted, bpfSlot{Current: place[slot]})

@@ -393,11 +393,9 @@ func trackedPackets(t *testing.T, d *Dataplane) map[bpfTracked]uint64 {
 	t.Helper()
 	counts := make(map[bpfTracked]uint64)
 	for how := range bpfTrackedTRACKED_MAX {
-		var perCPU []uint64
-		must(t, d.store.maps[bpfMapTrackedPackets].Lookup(uint32(how), &perCPU))
-		for _, n := range perCPU {
-			counts[how] += n
-		}
+		n, err := sum(d.store.maps[bpfMapTrackedPackets], uint32(how))
+		must(t, err)
+		counts[how] = n
 	}
 	return counts
 }
