@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -21,7 +22,9 @@ import (
 
 // NS is a named network namespace: `ip netns exec NAME` works as well.
 type NS struct {
-	Name   string
+	Name string
+
+	mu     sync.RWMutex // a client that gave up leaves a dial behind, which may outlive the namespace
 	handle netns.NsHandle
 }
 
@@ -64,6 +67,8 @@ func prepare() error {
 
 // Close removes the namespace. What runs in it goes on until it ends.
 func (n *NS) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return errors.Join(n.handle.Close(), netns.DeleteNamed(n.Name))
 }
 
@@ -71,11 +76,17 @@ func (n *NS) Close() error {
 // in it; sockets that fn opens stay in it, whoever uses them.
 func (n *NS) Do(fn func() error) error {
 	return onThread(func() error {
-		if err := netns.Set(n.handle); err != nil {
+		if err := n.enter(); err != nil {
 			return fmt.Errorf("enter network namespace %s: %w", n.Name, err)
 		}
 		return fn()
 	})
+}
+
+func (n *NS) enter() error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return netns.Set(n.handle)
 }
 
 // onThread runs fn on a thread of its own that ends with it: a goroutine that
