@@ -239,7 +239,7 @@ func (c Config) fits(p Peer) error {
 // nextHops gives the next hops of VIPs on a session with p, and which VIPs can be
 // announced on it: those with a next hop that is right there. Unset: the session's
 // own address.
-func (c Config) nextHops(p Peer) (hop4, hop6 netip.Addr, v4, v6 bool) {
+func (c Config) nextHops(p Peer) (hops NextHops, v4, v6 bool) {
 	choose := func(own, fallback netip.Addr, overSame bool) (netip.Addr, bool) {
 		switch {
 		case own.IsValid():
@@ -249,10 +249,10 @@ func (c Config) nextHops(p Peer) (hop4, hop6 netip.Addr, v4, v6 bool) {
 		}
 		return fallback, fallback.IsValid()
 	}
-	hop6, v6 = choose(p.NextHops.V6, c.NextHops.V6, p.Address.Is6())
-	hop4, v4 = choose(p.NextHops.V4, c.NextHops.V4, p.Address.Is4())
+	hops.V6, v6 = choose(p.NextHops.V6, c.NextHops.V6, p.Address.Is6())
+	hops.V4, v4 = choose(p.NextHops.V4, c.NextHops.V4, p.Address.Is4())
 	if p.ExtendedNextHop {
-		hop4, v4 = hop6, v6
+		hops.V4, v4 = hops.V6, v6
 	}
-	return hop4, hop6, v4 && !p.No4, v6 && !p.No6
+	return hops, v4 && !p.No4, v6 && !p.No6
 }

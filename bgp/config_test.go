@@ -139,7 +139,7 @@ func TestASessionCarriesTheFamiliesThatHaveANextHopOnIt(t *testing.T) {
 		{"over IPv4, no next hop for IPv6", none, over4, true, false},
 		{"over IPv6, no next hop for IPv4", none, over6, false, true},
 	} {
-		if _, _, v4, v6 := tt.c.nextHops(tt.p); v4 != tt.wantV4 || v6 != tt.wantV6 {
+		if _, v4, v6 := tt.c.nextHops(tt.p); v4 != tt.wantV4 || v6 != tt.wantV6 {
 			t.Errorf("%s: got IPv4 %v and IPv6 %v, want %v and %v", tt.name, v4, v6, tt.wantV4, tt.wantV6)
 		}
 	}

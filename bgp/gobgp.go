@@ -160,6 +160,14 @@ func (s *Speaker) apiPath(r lb.Route) (*api.Path, error) {
 	if r.Shutdown && !slices.Contains(communities, lb.GracefulShutdown) {
 		communities = append(communities, lb.GracefulShutdown)
 	}
+	for _, p := range s.peers {
+		if len(r.Peers) > 0 && !slices.Contains(r.Peers, p.Address) {
+			communities = append(communities, mark(markRefuse, s.numbers[p.Address]))
+		}
+	}
+	if r.Prepend > 0 {
+		communities = append(communities, mark(markPrepend, uint32(r.Prepend)))
+	}
 	var standard []uint32
 	var large []*bgp.LargeCommunity
 	for _, c := range communities {
@@ -168,14 +176,6 @@ func (s *Speaker) apiPath(r lb.Route) (*api.Path, error) {
 		} else {
 			standard = append(standard, c.A<<16|c.B)
 		}
-	}
-	for _, p := range s.peers {
-		if len(r.Peers) > 0 && !slices.Contains(r.Peers, p.Address) {
-			large = append(large, bgp.NewLargeCommunity(markASN, markRefuse, s.numbers[p.Address]))
-		}
-	}
-	if r.Prepend > 0 {
-		large = append(large, bgp.NewLargeCommunity(markASN, markPrepend, uint32(r.Prepend)))
 	}
 	if len(standard) > 0 {
 		attrs = append(attrs, bgp.NewPathAttributeCommunities(standard))
@@ -213,7 +213,18 @@ func (x *exportPolicy) set(kind api.DefinedType, name string, list ...string) *a
 	return &api.MatchSet{Type: api.MatchSet_ANY, Name: name}
 }
 
-func mark(what, number uint32) string { return fmt.Sprintf("%d:%d:%d", uint32(markASN), what, number) }
+// mark is what tells the export policy something of a route, and goes no further.
+func mark(what, number uint32) lb.Community {
+	return lb.Community{Large: true, A: markASN, B: what, C: number}
+}
+
+// communityAction is one with a list of communities; with an empty one none.
+func communityAction(kind api.CommunityAction_Type, list []string) *api.CommunityAction {
+	if len(list) == 0 {
+		return nil
+	}
+	return &api.CommunityAction{Type: kind, Communities: list}
+}
 
 // policy is the export policy for the peers that there are.
 func (s *Speaker) policy() *exportPolicy {
@@ -229,7 +240,7 @@ func (s *Speaker) policy() *exportPolicy {
 			external = append(external, p.Address.String())
 		}
 		number := s.numbers[p.Address]
-		refused := x.set(api.DefinedType_LARGE_COMMUNITY, fmt.Sprint("refuse ", number), mark(markRefuse, number))
+		refused := x.set(api.DefinedType_LARGE_COMMUNITY, fmt.Sprint("refuse ", number), mark(markRefuse, number).String())
 		x.add("refuse "+p.Address.String(), &api.Conditions{NeighborSet: neighbors[i], LargeCommunitySet: refused},
 			&api.Actions{RouteAction: api.RouteAction_REJECT})
 	}
@@ -239,7 +250,7 @@ func (s *Speaker) policy() *exportPolicy {
 	if len(external) > 0 {
 		neighbors := x.set(api.DefinedType_NEIGHBOR, "external", external...)
 		for times := 1; times <= maxPrepend; times++ {
-			marked := x.set(api.DefinedType_LARGE_COMMUNITY, fmt.Sprint("prepend ", times), mark(markPrepend, uint32(times)))
+			marked := x.set(api.DefinedType_LARGE_COMMUNITY, fmt.Sprint("prepend ", times), mark(markPrepend, uint32(times)).String())
 			x.add(fmt.Sprint("prepend ", times), &api.Conditions{NeighborSet: neighbors, LargeCommunitySet: marked},
 				&api.Actions{AsPrepend: prepend(times)})
 		}
@@ -247,24 +258,22 @@ func (s *Speaker) policy() *exportPolicy {
 	for i, p := range s.peers {
 		// What is there twice goes once, before it comes; and the list that GoBGP adds
 		// to has to be a new one, as it may be another peer's, too (v3.37).
-		remove := &api.Actions{LargeCommunity: &api.CommunityAction{
-			Type: api.CommunityAction_REMOVE, Communities: []string{fmt.Sprintf("^%d:", uint32(markASN))},
-		}}
-		actions := &api.Actions{}
+		var standard, large []string
 		for _, c := range p.Attributes.Communities {
-			list := &actions.Community
-			gone := &remove.Community
 			if c.Large {
-				list, gone = &actions.LargeCommunity, &remove.LargeCommunity
+				large = append(large, c.String())
+			} else {
+				standard = append(standard, c.String())
 			}
-			if *list == nil {
-				*list = &api.CommunityAction{Type: api.CommunityAction_ADD}
-			}
-			if *gone == nil {
-				*gone = &api.CommunityAction{Type: api.CommunityAction_REMOVE}
-			}
-			(*list).Communities = append((*list).Communities, c.String())
-			(*gone).Communities = append((*gone).Communities, c.String())
+		}
+		marks := fmt.Sprintf("^%d:", uint32(markASN))
+		remove := &api.Actions{
+			Community:      communityAction(api.CommunityAction_REMOVE, standard),
+			LargeCommunity: communityAction(api.CommunityAction_REMOVE, append([]string{marks}, large...)),
+		}
+		actions := &api.Actions{
+			Community:      communityAction(api.CommunityAction_ADD, standard),
+			LargeCommunity: communityAction(api.CommunityAction_ADD, large),
 		}
 		x.add("strip "+p.Address.String(), &api.Conditions{NeighborSet: neighbors[i]}, remove)
 		if p.Attributes.MED != nil {
@@ -278,11 +287,11 @@ func (s *Speaker) policy() *exportPolicy {
 			x.add("preference "+p.Address.String(), &api.Conditions{NeighborSet: neighbors[i], CommunitySet: none},
 				&api.Actions{LocalPref: &api.LocalPrefAction{Value: *pref}})
 		}
-		hop4, hop6, _, _ := s.cfg.nextHops(p)
+		hops, _, _ := s.cfg.nextHops(p)
 		for _, h := range []struct {
 			family  *api.Family
 			address netip.Addr
-		}{{ipv4Unicast(), hop4}, {ipv6Unicast(), hop6}} {
+		}{{ipv4Unicast(), hops.V4}, {ipv6Unicast(), hops.V6}} {
 			if h.address.IsValid() {
 				x.add(fmt.Sprint("next hop ", h.family.Afi, " ", p.Address),
 					&api.Conditions{NeighborSet: neighbors[i], AfiSafiIn: []*api.Family{h.family}},

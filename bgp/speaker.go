@@ -336,7 +336,7 @@ func (s *Speaker) warnUnreachable() {
 		return
 	}
 	for _, p := range s.peers {
-		_, _, v4, v6 := s.cfg.nextHops(p)
+		_, v4, v6 := s.cfg.nextHops(p)
 		for _, vip := range sorted(s.routes) {
 			to := s.routes[vip].Peers
 			if vip.Addr().Is4() && (v4 || p.No4) || vip.Addr().Is6() && (v6 || p.No6) || len(to) > 0 && !slices.Contains(to, p.Address) {
@@ -398,9 +398,9 @@ func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error
 			continue
 		}
 		q := peers[i]
-		had4, had6, had4s, had6s := was.nextHops(p)
-		has4, has6, has4s, has6s := s.cfg.nextHops(q)
-		if !p.sameSession(q) || had4s != has4s || had6s != has6s {
+		had, had4, had6 := was.nextHops(p)
+		has, has4, has6 := s.cfg.nextHops(q)
+		if !p.sameSession(q) || had4 != has4 || had6 != has6 {
 			errs = append(errs, s.deletePeer(ctx, p))
 			continue
 		}
@@ -408,7 +408,7 @@ func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error
 		if s.held[p.Address] != nil {
 			continue
 		}
-		if had4 != has4 || had6 != has6 || !p.Attributes.Equal(q.Attributes) {
+		if had != has || !p.Attributes.Equal(q.Attributes) {
 			resend = append(resend, p.Address)
 		}
 	}
@@ -431,7 +431,7 @@ func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error
 }
 
 func (s *Speaker) addPeer(ctx context.Context, p Peer, restarting bool) error {
-	_, _, v4, v6 := s.cfg.nextHops(p)
+	_, v4, v6 := s.cfg.nextHops(p)
 	s.sessions.add(p.Address)
 	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p, v4, v6, graceful{s.cfg.RestartTime, restarting})}); err != nil {
 		s.sessions.remove(p.Address, "not added")

@@ -72,22 +72,32 @@ func TestEveryNodeSendsAFlowToTheSameBackend(t *testing.T) {
 	}
 }
 
+// sender sends whole frames out of a link of this thread's namespace.
+func sender(link string) (send func(frame []byte) error, end func(), err error) {
+	l, err := net.InterfaceByName(link)
+	if err != nil {
+		return nil, nil, err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	to := &unix.SockaddrLinklayer{Ifindex: l.Index}
+	return func(frame []byte) error { return unix.Sendto(fd, frame, 0, to) }, func() { unix.Close(fd) }, nil
+}
+
 // inject sends frames out of the router's side of the switch, slowly enough for
 // every queue on the way.
 func inject(t *testing.T, l *Lab, frames [][]byte) {
 	t.Helper()
 	if err := l.routerNS.Do(func() error {
-		link, err := net.InterfaceByName("eth1")
+		send, end, err := sender("eth1")
 		if err != nil {
 			return err
 		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
+		defer end()
 		for i, frame := range frames {
-			if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Index}); err != nil {
+			if err := send(frame); err != nil {
 				return err
 			}
 			if i%64 == 63 {

@@ -177,53 +177,16 @@ func sendBigDatagrams(t *testing.T, l *Lab, client, vip netip.Addr) {
 // bytes of data at most.
 func (c *udpClient) fragments(size int) [][]byte {
 	from := c.conn.LocalAddr().(*net.UDPAddr).AddrPort()
-	whole := pkt.UDP(from.String(), c.vip.String(), pkt.Data(data(size)), pkt.TTL(63))
-	header := 14 + 20
-	if c.vip.Addr().Is6() {
-		header = 14 + 40
-	}
+	rest := pkt.IP(pkt.UDP(from.String(), c.vip.String(), pkt.Data(data(size))))
+	rest = rest[len(rest)-8-size:] // UDP's header and data
 	var frames [][]byte
-	rest := whole[header:]
 	for offset := 0; len(rest) > 0; {
 		n := min(len(rest), 1400)
-		more := n < len(rest)
-		f := slices.Clone(whole[:header])
-		if c.vip.Addr().Is4() {
-			ip := f[14:]
-			word := uint16(offset / 8)
-			if more {
-				word |= 0x2000
-			}
-			binary.BigEndian.PutUint16(ip[2:], uint16(20+n))
-			binary.BigEndian.PutUint16(ip[4:], c.port()) // as identification
-			binary.BigEndian.PutUint16(ip[6:], word)
-			binary.BigEndian.PutUint16(ip[10:], 0)
-			binary.BigEndian.PutUint16(ip[10:], headerChecksum(ip))
-		} else {
-			word := uint16(offset)
-			if more {
-				word |= 1
-			}
-			binary.BigEndian.PutUint16(f[14+4:], uint16(8+n))
-			f[14+6] = 44
-			f = append(f, 17, 0, byte(word>>8), byte(word), 0, 0)
-			f = binary.BigEndian.AppendUint16(f, c.port())
-		}
-		frames = append(frames, append(f, rest[:n]...))
+		frames = append(frames, pkt.Raw(17, from.Addr(), c.vip.Addr(), rest[:n],
+			pkt.TTL(63), pkt.Fragment(offset, n < len(rest)), pkt.FragmentID(c.port())))
 		rest, offset = rest[n:], offset+n
 	}
 	return frames
-}
-
-func headerChecksum(ip []byte) uint16 {
-	var sum uint32
-	for i := 0; i < len(ip); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
-	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
 }
 
 // sendRaw sends frames to a node, past the router.

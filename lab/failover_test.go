@@ -183,16 +183,15 @@ func back(t *testing.T, n *Node) {
 // without has a node take a configuration without one of the backends.
 func without(t *testing.T, n *Node, backend string) {
 	t.Helper()
-	content, err := os.ReadFile(n.config)
-	must(t, err)
-	var kept []string
-	for line := range strings.Lines(string(content)) {
-		if !strings.Contains(line, "{name: "+backend+",") {
-			kept = append(kept, line)
+	rewrite(t, n, func(file string) string {
+		var kept []string
+		for line := range strings.Lines(file) {
+			if !strings.Contains(line, "{name: "+backend+",") {
+				kept = append(kept, line)
+			}
 		}
-	}
-	must(t, os.WriteFile(n.config, []byte(strings.Join(kept, "")), 0o600))
-	must(t, admin.NewClient(n.Socket).Reload(t.Context()))
+		return strings.Join(kept, "")
+	})
 }
 
 // anotherVersion builds the program once more, with another number.

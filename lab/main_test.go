@@ -108,6 +108,19 @@ func settle(t *testing.T, l *Lab) {
 	}
 }
 
+// rewrite has a node take its file as change makes it.
+func rewrite(t *testing.T, n *Node, change func(file string) string) {
+	t.Helper()
+	content, err := os.ReadFile(n.config)
+	must(t, err)
+	changed := change(string(content))
+	if changed == string(content) {
+		t.Fatalf("%s: nothing to change", n.config)
+	}
+	must(t, os.WriteFile(n.config, []byte(changed), 0o600))
+	must(t, admin.NewClient(n.Socket).Reload(t.Context()))
+}
+
 // reconfigure has every node take the lab's file with other options in the place of the
 // services' ports, and waits until all go by it.
 func reconfigure(t *testing.T, l *Lab, options string) {
@@ -125,20 +138,7 @@ func reconfigure(t *testing.T, l *Lab, options string) {
 		if err := l.writeConfig(i); err != nil {
 			t.Fatal(err)
 		}
-		content, err := os.ReadFile(n.config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		changed := strings.ReplaceAll(string(content), ports, options)
-		if changed == string(content) {
-			t.Fatalf("%s: no %q to change", n.config, ports)
-		}
-		if err := os.WriteFile(n.config, []byte(changed), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := admin.NewClient(n.Socket).Reload(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		rewrite(t, n, func(file string) string { return strings.ReplaceAll(file, ports, options) })
 		for end := time.Now().Add(10 * time.Second); configOf(n) == before; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s does not go by its new configuration", n.Name)

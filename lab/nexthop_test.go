@@ -1,13 +1,11 @@
 package lab
 
 import (
-	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // IPv6 VIPs go over the node's IPv4 session, whose own address says nothing of their
@@ -18,6 +16,7 @@ func TestNextHopsFollowTheAddressesOfTheNode(t *testing.T) {
 	before, err := n.Status(t.Context())
 	must(t, err)
 	renumber := func(from, to string) {
+		must(t, n.ns.Address("eth0", to))
 		must(t, n.ns.Do(func() error {
 			eth0, err := netlink.LinkByName("eth0")
 			if err != nil {
@@ -27,12 +26,7 @@ func TestNextHopsFollowTheAddressesOfTheNode(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			next, err := netlink.ParseAddr(to)
-			if err != nil {
-				return err
-			}
-			next.Flags = unix.IFA_F_NODAD
-			return errors.Join(netlink.AddrAdd(eth0, next), netlink.AddrDel(eth0, old))
+			return netlink.AddrDel(eth0, old)
 		}))
 	}
 	own, other := n.V6.String()+"/64", "2001:db8:3::999/64"

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -22,31 +21,17 @@ func TestNodesWithAnOldAndANewFileServeWhatBothHave(t *testing.T) {
 	table := status.Services[0].TableDigest
 	load := l.startLoad(t.Context(), 8, 5*time.Millisecond)
 	for i, n := range l.Nodes() {
-		file, err := os.ReadFile(n.config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		renewed := strings.Replace(string(file), "path: /healthz", "path: /healthz?new", 1) +
-			"  - {name: web2, vips: [203.0.113.99], ports: [tcp/81], backends: [{name: b9, address: 10.3.0.1}], check: {type: tcp, port: 80}}\n"
-		if err := os.WriteFile(n.config, []byte(renewed), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := admin.NewClient(n.Socket).Reload(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		rewrite(t, n, func(file string) string {
+			return strings.Replace(file, "path: /healthz", "path: /healthz?new", 1) +
+				"  - {name: web2, vips: [203.0.113.99], ports: [tcp/81], backends: [{name: b9, address: 10.3.0.1}], check: {type: tcp, port: 80}}\n"
+		})
 		rolling := i < len(l.Nodes())-1
 		eventually(t, l, 10*time.Second, "web's table is as before, and that files differ is told while they do", func(_ *Node, s admin.Status) bool {
 			return rolling == (len(s.ConfigDiffers) > 0) && s.Services[0].TableDigest == table
 		})
 	}
 	load.stop()
-	failed := 0
-	for _, r := range load.requests {
-		if r.err != nil {
-			failed++
-		}
-	}
-	if failed > 0 || len(load.requests) < 500 {
+	if failed := len(failures(load.requests)); failed > 0 || len(load.requests) < 500 {
 		t.Errorf("%d of %d requests failed, want none of many", failed, len(load.requests))
 	}
 }

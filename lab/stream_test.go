@@ -48,23 +48,18 @@ func startStream(t *testing.T, l *Lab, packets, flows int) *stream {
 	}
 	go func() {
 		s.done <- l.clientNS.Do(func() error {
-			link, err := net.InterfaceByName("eth0")
+			send, end, err := sender("eth0")
 			if err != nil {
 				return err
 			}
-			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			address := &unix.SockaddrLinklayer{Ifindex: link.Index}
+			defer end()
 			for begin := time.Now(); ; time.Sleep(time.Millisecond) {
 				for due := int(time.Since(begin).Seconds() * float64(packets)); len(s.sent) < due; {
 					n := len(s.sent)
 					frame := frames[n%flows]
 					binary.BigEndian.PutUint32(frame[sequenceAt:], uint32(n))
 					s.sent = append(s.sent, time.Now())
-					if err := unix.Sendto(fd, frame, 0, address); err != nil {
+					if err := send(frame); err != nil {
 						return err
 					}
 				}

@@ -28,9 +28,9 @@ func peers(cfg config.Config) []bgp.Peer {
 // us: that has to wait until we can announce what they have.
 func (n *node) speak(ctx context.Context) error {
 	if n.dataplane.TakingOver() {
-		n.await(ctx, longestTakeover+5*time.Second, func() bool { return !n.dataplane.TakingOver() })
+		await(ctx, longestTakeover+5*time.Second, func() bool { return !n.dataplane.TakingOver() })
 		// Routes follow the tables that were waited for, in the same step or the next.
-		n.await(ctx, time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) > 0 })
+		await(ctx, time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) > 0 })
 	}
 	return n.speaker.Run(ctx)
 }

@@ -22,9 +22,9 @@ func (n *node) stop(ctx context.Context) {
 	if err := n.control.Drain(ctx); err != nil {
 		n.log.Error("routes not withdrawn in order", "err", err)
 	}
-	n.await(ctx, cfg.BGP.GracefulShutdown+2*time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) == 0 })
+	await(ctx, cfg.BGP.GracefulShutdown+2*time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) == 0 })
 	last, since := uint64(0), time.Now()
-	gone := n.await(ctx, cfg.Node.Linger, func() bool {
+	gone := await(ctx, cfg.Node.Linger, func() bool {
 		if now, err := n.forwarded(); err != nil || now != last {
 			last, since = now, time.Now()
 		}
@@ -58,7 +58,7 @@ func (n *node) depart() {
 }
 
 // await waits until something is so, for a while at most, and tells whether it is.
-func (n *node) await(ctx context.Context, most time.Duration, so func() bool) bool {
+func await(ctx context.Context, most time.Duration, so func() bool) bool {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	timeout := time.After(most)

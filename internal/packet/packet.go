@@ -192,6 +192,13 @@ func UDP(source, destination string, options ...Option) []byte {
 	return f.bytes(&udp, gopacket.Payload(f.payload))
 }
 
+// Raw is a packet of a protocol with b behind its IP header.
+func Raw(protocol uint8, source, destination netip.Addr, b []byte, options ...Option) []byte {
+	f := newFrame(source, destination, layers.IPProtocol(protocol))
+	f.apply(options)
+	return f.bytes(gopacket.Payload(b))
+}
+
 // SCTP and UDPLite have the ports where TCP has them.
 const (
 	SCTP    = 132

@@ -81,7 +81,6 @@ type Update struct {
 	Attribute map[string]any // by name
 	// Announce has, by family ("ipv4 unicast") and next hop, the prefixes.
 	Announce map[string]map[string][]struct{ NLRI string }
-	Withdraw map[string][]struct{ NLRI string }
 }
 
 // Log is what ExaBGP has to say, for a test that fails.
