@@ -11,6 +11,8 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+
+	"github.com/halfproxy/halfproxy/internal/nearest"
 )
 
 // decode fills the shape from YAML. It walks the syntax tree itself, as the
@@ -258,30 +260,8 @@ func line(n ast.Node) int { return n.GetToken().Position.Line }
 // advice is the remedy for an unknown key: the known one that was meant, else
 // all that there are.
 func advice(key string, known []string) string {
-	far := func(k string) int { return distance(strings.ToLower(key), k) }
-	nearest := slices.MinFunc(known, func(a, b string) int { return far(a) - far(b) })
-	if far(nearest) <= min(2, len(key)/2) {
-		return fmt.Sprintf("did you mean %q?", nearest)
+	if meant, near := nearest.Word(key, known); near {
+		return fmt.Sprintf("did you mean %q?", meant)
 	}
 	return "known here are " + strings.Join(known, ", ")
-}
-
-// distance is Levenshtein's: the letters to add, drop or change.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal, row[j+1] = row[j+1], min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

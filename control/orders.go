@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/halfproxy/halfproxy/internal/nearest"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -172,7 +173,7 @@ func (c *Controller) valid(o lb.Order, now time.Time) error {
 	case kind == lb.OfNode || c.current().has(o.Subject):
 		return nil
 	default:
-		return fmt.Errorf("%s: %w: `halfproxy status` lists what there is", o.Subject, ErrUnknownSubject)
+		return fmt.Errorf("%s: %w: %s", o.Subject, ErrUnknownSubject, c.current().meant(o.Subject))
 	}
 	return fmt.Errorf("%s of %s: %s", o.Action, o.Subject, problem)
 }
@@ -201,6 +202,28 @@ func (p plan) has(subject lb.Subject) bool {
 		return (subject.Service == "" || subject.Service == s.Name) &&
 			slices.ContainsFunc(s.Backends, func(b lb.Backend) bool { return b.Name == subject.Name })
 	})
+}
+
+// meant is the remedy for a subject that there is not.
+func (p plan) meant(subject lb.Subject) string {
+	var names []string
+	for _, s := range p.services {
+		if subject.Kind == lb.OfService {
+			names = append(names, s.Name)
+			continue
+		}
+		for _, b := range s.Backends {
+			names = append(names, b.Name, s.Name+"/"+b.Name)
+		}
+	}
+	name := subject.Name
+	if subject.Service != "" {
+		name = subject.Service + "/" + name
+	}
+	if near, found := nearest.Word(name, names); found {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return "`halfproxy status` lists what there is"
 }
 
 // hear takes in what the others hold of orders. It needs c.stepping.

@@ -76,6 +76,9 @@ func ParseVerdict(name string) (Verdict, error) {
 	return Verdict(i), nil
 }
 
+// VerdictNames lists what ParseVerdict takes.
+func VerdictNames() []string { return slices.Clone(verdictNames[:]) }
+
 // Drops are the verdicts by which packets for a VIP are dropped.
 func Drops() []Verdict {
 	var drops []Verdict

@@ -27,7 +27,7 @@ func backendCommand() *cobra.Command {
 		},
 	}
 	log = logFlag(cmd)
-	cmd.Flags().StringVar(&path, "config", "/etc/halfproxy/backend.yaml", "configuration `FILE`")
+	configFlag(cmd, &path, "/etc/halfproxy/backend.yaml")
 	return cmd
 }
 

@@ -65,7 +65,7 @@ look into what an ICMP error quotes.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&socket, "socket", defaultSocket, "admin socket `PATH` of the node")
+	socketFlag(cmd, &socket)
 	flags.StringVarP(&file, "write", "w", "", "write to `FILE` in the place of standard output")
 	flags.StringSliceVar(&asked.Verdicts, "verdict", nil, "only packets with one of these verdicts, as halfproxy_packets_total `NAME`s them")
 	flags.BoolVar(&dropped, "dropped", false, "only packets that are dropped, whichever the verdict")
@@ -74,6 +74,10 @@ look into what an ICMP error quotes.`,
 	flags.StringVar(&host, "host", "", "only packets from or to this `ADDRESS` or prefix")
 	flags.Uint16Var(&asked.Port, "port", 0, "only packets from or to this port `N`")
 	flags.StringVar(&direction, "direction", "in", "frames as they come `in`, as they go out, or both")
+	wordsOf(cmd, "direction", "in", "out", "both")
+	wordsOf(cmd, "verdict", xdp.VerdictNames()...)
+	namesOf(cmd, "service", &socket, services)
+	namesOf(cmd, "backend", &socket, backends)
 	flags.Uint32Var(&asked.Sample, "sample", 1, "of the packets with this address and port one in `N`, by chance")
 	flags.Uint32Var(&asked.Snaplen, "snaplen", xdp.MostSnaplen, "keep at most `N` bytes of a frame")
 	flags.Uint32Var(&asked.Rate, "rate", defaultRate, "take at most `N` frames a second of each interface")

@@ -25,12 +25,13 @@ func checkCommand() *cobra.Command {
 			return nil
 		},
 	}
-	configFlag(cmd, &path)
+	configFlag(cmd, &path, defaultConfig)
 	return cmd
 }
 
-func configFlag(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVar(path, "config", defaultConfig, "configuration `FILE`")
+func configFlag(cmd *cobra.Command, path *string, usual string) {
+	cmd.Flags().StringVar(path, "config", usual, "configuration `FILE`")
+	filesOf(cmd, "config", "yaml", "yml")
 }
 
 // count puts a number before a noun that takes an s.

@@ -13,6 +13,7 @@ import (
 func logFlag(cmd *cobra.Command) func() *slog.Logger {
 	level := slog.LevelInfo
 	cmd.Flags().TextVar(&level, "log-level", level, "what to log: debug, info, warn or error")
+	wordsOf(cmd, "log-level", "debug", "info", "warn", "error")
 	return func() *slog.Logger {
 		return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	}

@@ -45,9 +45,10 @@ node. Exit code 0: nothing was found; 1: something was.`,
 			return nil
 		},
 	}
-	configFlag(cmd, &path)
+	configFlag(cmd, &path, defaultConfig)
 	cmd.Flags().StringVar(&socket, "socket", "", "admin socket `PATH` of a node that may run (default: that of the configuration)")
 	cmd.Flags().StringVar(&pin, "pin", defaultPins, "`DIR` for the pins of this host's nodes, as of run; empty: they are not looked at")
+	foldersOf(cmd, "pin")
 	return cmd
 }
 

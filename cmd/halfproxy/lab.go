@@ -41,6 +41,8 @@ Ctrl-C. Needs root.`,
 	flags.IntVar(&options.Backends, "backends", 3, "`number` of backends")
 	flags.StringVar(&options.Router, "router", lab.Embedded, "the router: embedded, frr or bird")
 	flags.StringVar(&forward, "forward", lb.L2.String(), "the way from nodes to backends: l2, ipip, gre or gue")
+	wordsOf(cmd, "router", lab.Embedded, "frr", "bird")
+	wordsOf(cmd, "forward", "l2", "ipip", "gre", "gue")
 	flags.BoolVar(&keep, "keep", false, "tell no story: let the lab stand until Ctrl-C, and say how to play with it")
 	flags.BoolVar(&clean, "clean", false, "remove what an earlier lab that was killed left behind")
 	return cmd

@@ -48,7 +48,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(runCommand(), backendCommand(), checkCommand(), statusCommand(), traceCommand(), captureCommand(), drainCommand(), failCommand(), weightCommand(), doctorCommand(), labCommand(), labRouterCommand(), bfdCommand())
+	root.SetFlagErrorFunc(meantFlag)
+	root.AddCommand(runCommand(), backendCommand(), checkCommand(), statusCommand(), traceCommand(), captureCommand(), drainCommand(), failCommand(), weightCommand(), doctorCommand(), labCommand(), labRouterCommand(), bfdCommand(), manCommand())
 
 	err := root.ExecuteContext(ctx)
 	switch {

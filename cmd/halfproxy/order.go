@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/internal/nearest"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -60,7 +61,11 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 		if len(args) == 0 {
 			return fmt.Errorf("%s what? Name one of %s", cmd.Name(), strings.Join(names, ", "))
 		}
-		return fmt.Errorf("unknown command %q for %q: use one of %s", args[0], cmd.CommandPath(), strings.Join(names, ", "))
+		remedy := "use one of " + strings.Join(names, ", ")
+		if meant, near := nearest.Word(args[0], names); near {
+			remedy = fmt.Sprintf("did you mean %q?", meant)
+		}
+		return fmt.Errorf("unknown command %q for %q: %s", args[0], cmd.CommandPath(), remedy)
 	}
 	return cmd
 }
@@ -116,7 +121,8 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 	if action == lb.Weigh {
 		cmd.Use += " N"
 	}
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "admin socket `PATH` of the node")
+	cmd.ValidArgsFunction = firstOf(&socket, subjects[kind])
+	socketFlag(cmd, &socket)
 	cmd.Flags().BoolVar(&undo, "undo", false, "take the order about it back")
 	cmd.Flags().DurationVar(&lasts, "for", 0, "`TIME` after which the order ends by itself, such as 90m")
 	return cmd

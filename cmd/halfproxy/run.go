@@ -42,10 +42,11 @@ pinned in a BPF file system; without one it ends with the process.`,
 			return runNode(cmd.Context(), path, pin, log())
 		},
 	}
-	configFlag(cmd, &path)
+	configFlag(cmd, &path, defaultConfig)
 	log = logFlag(cmd)
 	cmd.Flags().StringVar(&pin, "pin", defaultPins,
 		"`DIR` for the pins of this host's nodes, in a BPF file system; empty: the program ends with the process")
+	foldersOf(cmd, "pin")
 	return cmd
 }
 

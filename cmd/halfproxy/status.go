@@ -31,9 +31,13 @@ func statusCommand() *cobra.Command {
 			return status.WriteText(out, inColour(out))
 		},
 	}
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "admin socket `PATH` of the node")
+	socketFlag(cmd, &socket)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, as /api/v1/status does")
 	return cmd
+}
+
+func socketFlag(cmd *cobra.Command, socket *string) {
+	cmd.Flags().StringVar(socket, "socket", defaultSocket, "admin socket `PATH` of the node")
 }
 
 func inColour(out io.Writer) bool { return isTerminal(out) && os.Getenv("NO_COLOR") == "" }

@@ -55,7 +55,7 @@ it goes to the backend whose server ID the connection ID holds, wherever it is f
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "admin socket `PATH` of the node")
+	socketFlag(cmd, &socket)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.Flags().StringVar(&connectionID, "quic-cid", "", "trace a QUIC packet with the connection ID `HEX`")
 	return cmd

@@ -1,0 +1,37 @@
+// Package nearest finds the word that somebody meant who wrote another one.
+package nearest
+
+import "strings"
+
+// Word gives the one of known that word is most likely meant to be, if one is near:
+// two letters off at most, and less than half of it. Case does not count. Of several
+// as near it is the first.
+func Word(word string, known []string) (string, bool) {
+	best, found := min(2, len(word)/2)+1, ""
+	for _, k := range known {
+		if d := distance(strings.ToLower(word), strings.ToLower(k)); d < best {
+			best, found = d, k
+		}
+	}
+	return found, found != ""
+}
+
+// distance is Levenshtein's: the letters to add, drop or change.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal, row[j+1] = row[j+1], min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
