@@ -38,3 +38,23 @@ func TestASessionIsPutOffAndTheStatusSaysWhy(t *testing.T) {
 		t.Error("the log says nothing")
 	}
 }
+
+// What ends the wait may have begun when the peer goes, and waits for what removes it.
+func TestAPeerCanGoWhileItsWaitEnds(t *testing.T) {
+	needNamespace(t)
+	p := peer("198.51.100.254", 64500)
+	s := start(t, config())
+	s.mu.Lock()
+	s.take([]Peer{p})
+	s.hold(p, Hold{For: time.Millisecond})
+	time.Sleep(20 * time.Millisecond)
+	err := s.change(context.Background(), nil, NextHops{})
+	s.mu.Unlock()
+	if err != nil {
+		t.Errorf("remove it: %v", err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	if known := s.sessions.get(p.Address); len(s.Peers()) > 0 || !known.since.IsZero() {
+		t.Errorf("after it was removed: got %+v, %+v, want nothing of it", s.Peers(), known)
+	}
+}

@@ -32,6 +32,7 @@ type Speaker struct {
 	announced map[netip.Prefix]lb.Route  // what the server has of it
 	told      bool                       // that some VIPs do not go to some peers
 	resumed   bool                       // sessions go on from those of the process before
+	opened    map[netip.Addr]terms       // by which the server has peers, or will when they are no longer held
 	held      map[netip.Addr]*time.Timer // peers whose sessions wait for Config.Held
 	left      bool                       // sessions are for the next process to go on with
 }
@@ -64,6 +65,7 @@ func New(cfg Config) (*Speaker, error) {
 		log:       log,
 		sessions:  newSessions(log),
 		numbers:   make(map[netip.Addr]uint32),
+		opened:    make(map[netip.Addr]terms),
 		held:      make(map[netip.Addr]*time.Timer),
 		routes:    make(map[netip.Prefix]lb.Route),
 		announced: make(map[netip.Prefix]lb.Route),
@@ -136,7 +138,7 @@ func (s *Speaker) start(ctx, watching context.Context, srv *server.BgpServer) er
 	}
 	for _, p := range s.peers {
 		if h := s.cfg.Held[p.Address]; h.For > 0 {
-			s.hold(p.Address, h)
+			s.hold(p, h)
 			continue
 		}
 		if err := s.addPeer(ctx, p, s.resumed); err != nil {
@@ -147,7 +149,9 @@ func (s *Speaker) start(ctx, watching context.Context, srv *server.BgpServer) er
 }
 
 // hold puts off the session with a peer.
-func (s *Speaker) hold(peer netip.Addr, h Hold) {
+func (s *Speaker) hold(p Peer, h Hold) {
+	peer := p.Address
+	s.opened[peer] = s.terms(p)
 	s.sessions.add(peer)
 	s.sessions.explain(peer, reason{words: h.Reason})
 	s.log.Warn("session put off", "peer", peer, "for", h.For, "reason", h.Reason)
@@ -169,7 +173,10 @@ func (s *Speaker) hold(peer netip.Addr, h Hold) {
 func (s *Speaker) unhold(peer netip.Addr) bool {
 	timer := s.held[peer]
 	delete(s.held, peer)
-	return timer != nil && timer.Stop()
+	if timer != nil {
+		timer.Stop() // or it has run out, waits for s.mu, and will find nothing
+	}
+	return timer != nil
 }
 
 // Resume says that packets were forwarded all the time since the sessions of a process
@@ -210,6 +217,7 @@ func (s *Speaker) stop(srv *server.BgpServer) error {
 		s.log.Info("withdrawn", "vip", vip)
 	}
 	clear(s.announced)
+	clear(s.opened)
 	s.server = nil
 	// A shutdown queues behind the withdrawals, which StopBgp would overtake.
 	// One for all peers is a single message that they race for (v3.37).
@@ -371,17 +379,37 @@ func (s *Speaker) SetNextHops(ctx context.Context, hops NextHops) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if hops == s.cfg.NextHops {
-		return nil
+	if hops != s.cfg.NextHops {
+		s.log.Info("next hops changed", "ipv4", text(hops.V4), "ipv6", text(hops.V6))
 	}
-	s.log.Info("next hops changed", "ipv4", text(hops.V4), "ipv6", text(hops.V6))
 	return s.change(ctx, s.peers, hops)
 }
 
+// terms are by what a session was opened, and routes were sent in it.
+type terms struct {
+	Peer
+	hops   NextHops
+	v4, v6 bool
+}
+
+func (s *Speaker) terms(p Peer) terms {
+	hops, v4, v6 := s.cfg.nextHops(p)
+	return terms{p, hops, v4, v6}
+}
+
+// sameSession tells whether what differs between t and u takes no new session.
+func (t terms) sameSession(u terms) bool {
+	return t.Peer.sameSession(u.Peer) && t.v4 == u.v4 && t.v6 == u.v6
+}
+
+// sameRoutes tells whether routes are sent alike by t and u.
+func (t terms) sameRoutes(u terms) bool {
+	return t.hops == u.hops && t.Attributes.Equal(u.Attributes)
+}
+
 // change is SetPeers and SetNextHops at once. What it cannot do for one peer it does
-// for the others.
+// for the others, and the next call does what is left to do.
 func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error {
-	before, was := s.peers, s.cfg
 	s.cfg.NextHops = hops
 	s.take(peers)
 	s.warnUnreachable()
@@ -389,65 +417,66 @@ func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error
 		return nil
 	}
 	var errs []error
-	kept := make(map[netip.Addr]bool)
-	var resend []netip.Addr
-	for _, p := range before {
-		i := slices.IndexFunc(peers, func(q Peer) bool { return q.Address == p.Address })
-		if i < 0 {
-			errs = append(errs, s.deletePeer(ctx, p))
-			continue
-		}
-		q := peers[i]
-		had, had4, had6 := was.nextHops(p)
-		has, has4, has6 := s.cfg.nextHops(q)
-		if !p.sameSession(q) || had4 != has4 || had6 != has6 {
-			errs = append(errs, s.deletePeer(ctx, p))
-			continue
-		}
-		kept[p.Address] = true
-		if s.held[p.Address] != nil {
-			continue
-		}
-		if had != has || !p.Attributes.Equal(q.Attributes) {
-			resend = append(resend, p.Address)
+	for _, had := range slices.Collect(maps.Values(s.opened)) {
+		i := slices.IndexFunc(peers, func(p Peer) bool { return p.Address == had.Address })
+		if i < 0 || !had.sameSession(s.terms(peers[i])) {
+			errs = append(errs, s.deletePeer(ctx, had.Address))
 		}
 	}
-	errs = append(errs, s.setPolicies(ctx, s.server))
-	if len(kept) < len(peers) {
-		errs = append(errs, s.mark(ctx))
+	if err := s.setPolicies(ctx, s.server); err != nil {
+		return errors.Join(append(errs, err)...)
 	}
-	for _, peer := range resend {
-		reset := &api.ResetPeerRequest{Address: peer.String(), Soft: true, Direction: api.ResetPeerRequest_OUT}
-		if err := s.server.ResetPeer(ctx, reset); err != nil {
-			errs = append(errs, fmt.Errorf("send the routes to %v anew: %w", peer, err))
+	isNew := func(p Peer) bool { _, opened := s.opened[p.Address]; return !opened }
+	if slices.ContainsFunc(peers, isNew) {
+		if err := s.mark(ctx); err != nil { // or it would be sent what is not for it
+			return errors.Join(append(errs, err)...)
 		}
 	}
 	for _, p := range peers {
-		if !kept[p.Address] {
+		had, has := s.opened[p.Address], s.terms(p)
+		switch {
+		case isNew(p):
 			errs = append(errs, s.addPeer(ctx, p, false)) // it has no routes of ours
+		case had.sameSession(has):
+			errs = append(errs, s.resend(ctx, had, has))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (s *Speaker) addPeer(ctx context.Context, p Peer, restarting bool) error {
-	_, v4, v6 := s.cfg.nextHops(p)
-	s.sessions.add(p.Address)
-	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p, v4, v6, graceful{s.cfg.RestartTime, restarting})}); err != nil {
-		s.sessions.remove(p.Address, "not added")
-		return fmt.Errorf("add peer %v: %w", p.Address, err)
+// resend sends a peer its routes anew where they are others by what it has now.
+func (s *Speaker) resend(ctx context.Context, had, has terms) error {
+	peer := has.Address
+	if s.held[peer] == nil && !had.sameRoutes(has) {
+		reset := &api.ResetPeerRequest{Address: peer.String(), Soft: true, Direction: api.ResetPeerRequest_OUT}
+		if err := s.server.ResetPeer(ctx, reset); err != nil {
+			return fmt.Errorf("send the routes to %v anew: %w", peer, err)
+		}
 	}
+	s.opened[peer] = has
 	return nil
 }
 
-func (s *Speaker) deletePeer(ctx context.Context, p Peer) error {
-	s.sessions.remove(p.Address, "configuration changed")
-	if s.unhold(p.Address) {
-		return nil
+func (s *Speaker) addPeer(ctx context.Context, p Peer, restarting bool) error {
+	t := s.terms(p)
+	s.sessions.add(p.Address)
+	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p, t.v4, t.v6, graceful{s.cfg.RestartTime, restarting})}); err != nil {
+		s.sessions.remove(p.Address, "not added")
+		delete(s.opened, p.Address)
+		return fmt.Errorf("add peer %v: %w", p.Address, err)
 	}
-	if err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: p.Address.String()}); err != nil {
-		return fmt.Errorf("remove peer %v: %w", p.Address, err)
+	s.opened[p.Address] = t
+	return nil
+}
+
+func (s *Speaker) deletePeer(ctx context.Context, peer netip.Addr) error {
+	s.sessions.remove(peer, "configuration changed")
+	if !s.unhold(peer) {
+		if err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: peer.String()}); err != nil {
+			return fmt.Errorf("remove peer %v: %w", peer, err)
+		}
 	}
+	delete(s.opened, peer)
 	return nil
 }
 
