@@ -3,7 +3,6 @@ package control
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"slices"
 	"time"
 
@@ -266,7 +265,7 @@ func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
 		place[number] = uint16(i)
 	}
 	p.laid.bases = make([]lb.Base, len(t.Slots))
-	all, whole := sha256.New(), sha256.New()
+	var all, whole []byte // what the digests are of
 	for i, slot := range track.Bases(stages, len(t.Slots), now, settle) {
 		base := lb.Base{Backend: place[slot.Base], InTransition: slot.InTransition, Settling: slot.Settling}
 		if t.Service.Tracking == lb.TrackAll {
@@ -274,14 +273,19 @@ func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
 		}
 		if base.InTransition {
 			p.laid.transition++
-			fmt.Fprintf(all, "%d %q\n", i, t.Alive[base.Backend].Name)
-			fmt.Fprintf(whole, "%d %q %t\n", i, t.Alive[base.Backend].Name, base.Settling)
+			all = binary.BigEndian.AppendUint32(all, uint32(i))
+			all = append(append(all, t.Alive[base.Backend].Name...), 0)
+			if base.Settling {
+				whole = binary.BigEndian.AppendUint32(whole, uint32(i))
+			}
 		}
 		p.laid.bases[i] = base
 	}
 	if p.laid.transition > 0 {
-		p.laid.digest = lb.Digest(binary.BigEndian.Uint64(all.Sum(nil)))
-		p.laid.whole = lb.Digest(binary.BigEndian.Uint64(whole.Sum(nil)))
+		sum := sha256.Sum256(all)
+		p.laid.digest = lb.Digest(binary.BigEndian.Uint64(sum[:]))
+		sum = sha256.Sum256(append(whole, sum[:]...))
+		p.laid.whole = lb.Digest(binary.BigEndian.Uint64(sum[:]))
 	}
 }
 
@@ -426,7 +430,12 @@ func (c *Controller) keepHistories() {
 
 // table is that of a step.
 func (p *passage) table(service string, set []lb.Backend, size int, used map[[sha256.Size]byte][]uint16) []uint16 {
-	key := sha256.Sum256(fmt.Appendf(nil, "%v", set))
+	var members []byte
+	for _, b := range set {
+		members = append(append(members, b.Name...), 0)
+		members = binary.BigEndian.AppendUint64(members, uint64(b.Weight))
+	}
+	key := sha256.Sum256(members)
 	table, built := p.tables[key]
 	if !built || len(table) != size && len(table) > 0 {
 		weighted := make([]maglev.Backend, len(set))
