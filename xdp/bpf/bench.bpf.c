@@ -31,7 +31,6 @@ struct {
 	__type(value, struct counter);
 } actions SEC(".maps");
 
-static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
 volatile const bool floor_only;
 
 __attribute__((noinline)) int nothing(struct xdp_md *ctx)

@@ -89,8 +89,6 @@ struct {
 	__type(value, struct capture_count);
 } capture_counts SEC(".maps");
 
-static __u32 (*const bpf_get_prandom_u32)(void) = (void *)7;
-
 static __always_inline bool is_host4(__be32 address)
 {
 	return !((address ^ asked.host[3]) & asked.mask[3]);
@@ -111,7 +109,7 @@ static __always_inline bool is_host6(const __be32 *address)
  */
 static __always_inline bool matches(struct xdp_md *ctx)
 {
-	struct cursor cur = { (void *)(long)ctx->data, (void *)(long)ctx->data_end };
+	struct cursor cur = frame_of(ctx);
 	struct ethhdr *eth = take(&cur, struct ethhdr);
 	struct vlanhdr *tag;
 	struct ipv6hdr *ip6;

@@ -317,13 +317,9 @@ static __always_inline enum decap_verdict judge(struct xdp_md *ctx, struct tunne
 static __always_inline void set_ecn4(struct iphdr *ip, __u8 ecn)
 {
 	__u8 tos = (ip->tos & ~ECN_MASK) | ecn;
-	__u32 sum;
 
-	/* RFC 1624, equation 3. The TOS is the low byte of its word. */
-	sum = (__u16)~bpf_ntohs(ip->check) + (__u16)~ip->tos + tos;
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	ip->check = bpf_htons(~sum);
+	/* The TOS is the low byte of its word. */
+	ip->check = bpf_htons(patch(bpf_ntohs(ip->check), ip->tos, tos));
 	ip->tos = tos;
 }
 
