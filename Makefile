@@ -16,7 +16,7 @@ export CGO_ENABLED ?= 0
 build: ## build bin/halfproxy, one static file
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/halfproxy ./cmd/halfproxy
 
-generate: ## rebuild the BPF objects and what is generated from them (clang 19)
+generate: ## rebuild the BPF objects, and the schemas and reference of the configuration (clang 19)
 	scripts/need clang-19 llvm-19 libbpf-dev linux-libc-dev
 	go generate ./...
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -35,21 +36,47 @@ type MSS struct {
 	Value uint16 // 0: what fits under the encapsulation
 }
 
+func (m MSS) String() string {
+	switch {
+	case m.Off:
+		return "off"
+	case m.Value == 0:
+		return "auto"
+	}
+	return strconv.Itoa(int(m.Value))
+}
+
 // backendFile is the shape on disk, as file is a node's.
 type backendFile struct {
 	section
-	Interfaces list[value] `yaml:"interfaces"` // required: the NICs that packets come in and answers leave by
-	VIPs       list[value] `yaml:"vips"`       // required: addresses and prefixes, both families may be mixed
-	Decap      listOrValue `yaml:"decap"`      // ipip, gre, gue, some of them in a list; or none; default: none
-	GUE        ownGUE      `yaml:"gue"`        // of decap gue
-	Sources    list[value] `yaml:"sources"`    // required with decap: prefixes of the load balancers; of no effect without
-	MSS        value       `yaml:"mss"`        // auto (what fits under the encapsulation), a number, off; default: auto
-	HTTP       httpSection `yaml:"http"`       // listen: health endpoint and metrics; default: 127.0.0.1:9871
+	// NICs that packets for the VIPs come in by and answers leave by.
+	Interfaces list[value] `yaml:"interfaces" kind:"interface" required:"true" some:"true"`
+	// The services' VIPs, addresses and prefixes; they are put on lo.
+	VIPs list[value] `yaml:"vips" kind:"network" required:"true" some:"true"`
+	// What is taken off, one or some in a list, as the services' forward says. none: of l2.
+	Decap listOrValue `yaml:"decap" kind:"word" words:"ipip,gre,gue,none" default:"none"`
+	// Of decap gue.
+	GUE ownGUE `yaml:"gue"`
+	// The load balancers' addresses and prefixes: nobody else may send encapsulated
+	// packets. Required with decap.
+	Sources list[value] `yaml:"sources" kind:"network"`
+	// What the MSS of the VIPs' SYN-ACKs is lowered to. auto: what fits under the
+	// encapsulation; a number; off: it stays.
+	MSS value `yaml:"mss" kind:"mss" default:"auto"`
+	// What can be read over the network.
+	HTTP ownHTTP `yaml:"http"`
 }
 
 type ownGUE struct {
 	section
-	Port value `yaml:"port"` // UDP; default: 6080
+	// UDP port that it comes to.
+	Port value `yaml:"port" kind:"integer" range:"1..65535" default:"6080"`
+}
+
+type ownHTTP struct {
+	section
+	// Health endpoint and metrics.
+	Listen value `yaml:"listen" kind:"listen" default:"127.0.0.1:9871"`
 }
 
 // LoadBackend reads a backend's file at path. When something is wrong with what

@@ -84,10 +84,12 @@ func TestParseBackendTakes(t *testing.T) {
 		{"several interfaces", "[eth0]", "[eth0, eth1.100]", func(b Backend) any { return b.Interfaces }, []string{"eth0", "eth1.100"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b, err := ParseBackend("backend.yaml", editBackend(t, tt.old, tt.new))
+			file := editBackend(t, tt.old, tt.new)
+			b, err := ParseBackend("backend.yaml", file)
 			if err != nil {
 				t.Fatal(err)
 			}
+			bySchema(t, backendSchema, string(file), err)
 			if got := tt.got(b); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
@@ -176,8 +178,10 @@ func TestParseBackendRefuses(t *testing.T) {
 				`backend.yaml:8: key "mss" is given twice: remove this one or that in line 5`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := ParseBackend("backend.yaml", editBackend(t, tt.old, tt.new))
+			file := editBackend(t, tt.old, tt.new)
+			_, err := ParseBackend("backend.yaml", file)
 			wantErrors(t, err, tt.want)
+			bySchema(t, backendSchema, string(file), err)
 		})
 	}
 }

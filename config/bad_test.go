@@ -464,8 +464,10 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:56: services[0] "web": panic_below "33.3%" is no share: write whole percents from 0% to 100%`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg, err := Parse("halfproxy.yaml", []byte(edit(t, tt.old, tt.new)))
+			file := edit(t, tt.old, tt.new)
+			cfg, err := Parse("halfproxy.yaml", []byte(file))
 			wantErrors(t, err, tt.want)
+			bySchema(t, nodeSchema, file, err)
 			if len(cfg.Services) != 0 || cfg.Node.Name != "" {
 				t.Errorf("a wrong file gives a configuration: %+v", cfg)
 			}
@@ -600,7 +602,9 @@ answer_hex 000 is no text of hexadecimal digits: write two a byte, such as "00 f
 			`command[1] "\x00" has a NUL byte, which no argument can have: remove it`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := Parse("halfproxy.yaml", []byte(edit(t, "{type: tcp, via: direct}", "{"+tt.check+"}")))
+			file := edit(t, "{type: tcp, via: direct}", "{"+tt.check+"}")
+			_, err := Parse("halfproxy.yaml", []byte(file))
+			bySchema(t, nodeSchema, file, err)
 			got := strings.ReplaceAll(fmt.Sprint(err), `halfproxy.yaml:65: services[1] "dns": check.`, "")
 			if got = strings.ReplaceAll(got, `halfproxy.yaml:65: services[1] "dns": check: `, ""); got != tt.want {
 				t.Errorf("got:\n%s\nwant:\n%s", got, tt.want)

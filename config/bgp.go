@@ -130,8 +130,11 @@ func (c *checker) families(s peerEntry, peer *Peer) {
 func (c *checker) attributes(communities list[value], med, localPreference, prepend value, leastPreference int64) lb.Attributes {
 	var a lb.Attributes
 	number := func(v value, least int64) *uint32 {
+		if v.state == absent {
+			return nil
+		}
 		n, ok := want(c.report, v, 0, between(least, 1<<32-1))
-		if !ok || v.state == absent {
+		if !ok {
 			return nil
 		}
 		n32 := uint32(n)
@@ -140,7 +143,9 @@ func (c *checker) attributes(communities list[value], med, localPreference, prep
 	a.Communities, _ = entries(c.report, communities, parseCommunity)
 	a.MED = number(med, 0)
 	a.LocalPref = number(localPreference, leastPreference)
-	a.Prepend, _ = want(c.report, prepend, 0, between(0, 10))
+	if prepend.state != absent { // an iBGP peer, and a node without BGP, cannot have the default either
+		a.Prepend, _ = want(c.report, prepend, 0, between(0, 10))
+	}
 	return a
 }
 

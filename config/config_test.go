@@ -274,6 +274,7 @@ func TestParseTakes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			bySchema(t, nodeSchema, file, err)
 			if got := tt.got(cfg); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}

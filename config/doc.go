@@ -6,8 +6,9 @@
 // remedy. Nothing in the file is ignored.
 //
 // There are two types. The unexported file is the shape on disk, where every
-// value remembers where it stands; its fields' comments are the reference of all
-// options. Config is what came through the checks, with all defaults filled in;
+// value remembers where it stands; its fields' comments and tags are the one
+// description of all options, of which the JSON Schemas in deploy/ and
+// docs/configuration.md are made. Config is what came through the checks, with all defaults filled in;
 // whoever holds one need not check it again.
 //
 // The package looks at nothing but the file, the files it names and the host
@@ -15,3 +16,5 @@
 // them. It changes nothing. It is called by cmd/halfproxy alone; the other
 // packages are handed what concerns them.
 package config
+
+//go:generate go run ./generate

@@ -3,8 +3,13 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // Error is one thing that is wrong with a file.
@@ -101,10 +106,64 @@ func clip(s string) string {
 	return s[:most] + "..."
 }
 
-// report gathers what is wrong with a file.
+// report gathers what is wrong with a file, and what holds of it.
 type report struct {
-	file string
-	list Errors
+	file  string
+	list  Errors
+	notes map[string]note // by path
+}
+
+// note is what holds at a place.
+type note struct {
+	value  any
+	silent bool              // the file does not say it
+	takes  func(value) error // what is wrong with another value
+}
+
+// text is the value as the file would have it; empty: nothing is set.
+func (n note) text() string {
+	switch v := n.value.(type) {
+	case nil:
+		return ""
+	case time.Duration:
+		return shortest(v)
+	case []lb.StatusRange:
+		words := make([]string, len(v))
+		for i, r := range v {
+			words[i] = r.String()
+		}
+		return strings.Join(words, ",")
+	case netip.Addr, netip.AddrPort:
+		if reflect.ValueOf(v).IsZero() {
+			return ""
+		}
+	case []byte:
+		return string(v)
+	case lb.HashFields:
+		if v == lb.HashFlow {
+			return "flow"
+		}
+	}
+	return fmt.Sprint(n.value)
+}
+
+// shortest is a duration without parts that are nothing: 1h in the place of 1h0m0s.
+func shortest(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
+
+func (r *report) note(p place, n note) {
+	if r.notes == nil {
+		r.notes = map[string]note{}
+	}
+	r.notes[p.path] = n
 }
 
 // add reports an error that has its path already.

@@ -136,7 +136,8 @@ func (c *checker) service(s serviceEntry) (lb.Service, []place) {
 	service.MinHealthy = c.minHealthy(s)
 	none, _ := want(c.report, s.Announce.NoneHealthy, "withdraw", oneOf("withdraw", "use_all"))
 	service.UseAll = none == "use_all"
-	service.PanicBelow, _ = want(c.report, s.PanicBelow, 0, parseShare(0))
+	below, _ := want(c.report, s.PanicBelow, 0, parseShare(0))
+	service.PanicBelow = int(below)
 	return service, places
 }
 
@@ -161,6 +162,7 @@ func (c *checker) ports(l list[value]) []lb.Port {
 // hash reads what chooses the backend.
 func (c *checker) hash(l listOrValue, vips []lb.VIP) lb.HashFields {
 	if l.state != given {
+		c.note(l.place, note{value: lb.HashFlow, silent: true})
 		return lb.HashFlow
 	}
 	some(c.report, l.list, "name what tells flows apart, or leave it out")
@@ -197,12 +199,12 @@ func (c *checker) forward(s serviceEntry, service *lb.Service) {
 	forward, ok := want(c.report, s.Forward, lb.L2, named(lb.L2, lb.IPIP, lb.GRE, lb.GUE))
 	service.Forward = forward
 
-	port, _ := want(c.report, s.GUE.Port, lb.DefaultGUEPort, between(1, 65535))
-	checksum, _ := want(c.report, s.GUE.Checksum, "zero", oneOf("zero", "full"))
-	if service.Forward == lb.GUE {
-		service.GUEPort, service.GUEChecksum = uint16(port), checksum == "full"
-	} else if ok && s.GUE.state == given {
+	if ok && forward != lb.GUE && s.GUE.state == given {
 		c.at(s.GUE.place, "is of no use to forward %s: remove it, or set forward: gue", forward)
+	} else if forward == lb.GUE || s.GUE.state == given {
+		port, _ := want(c.report, s.GUE.Port, lb.DefaultGUEPort, between(1, 65535))
+		checksum, _ := want(c.report, s.GUE.Checksum, "zero", oneOf("zero", "full"))
+		service.GUEPort, service.GUEChecksum = uint16(port), checksum == "full"
 	}
 
 	sources, places := entries(c.report, s.OuterSources, parsePrefix)
@@ -302,7 +304,7 @@ func (c *checker) minHealthy(s serviceEntry) lb.Quorum {
 		if err != nil {
 			return lb.Quorum{}, errors.New(`is neither a number nor a share of the backends: write 1, or a share from "1%" to "100%"`)
 		}
-		return lb.Quorum{Value: share, Percent: true}, nil
+		return lb.Quorum{Value: int(share), Percent: true}, nil
 	})
 	if n := len(s.Backends.items); ok && v.state == given && n > 0 && quorum.Of(n) > n {
 		c.at(v.place, "%s is more than the %d backends there are: the VIPs would never be announced, give at most %d", v, n, n)

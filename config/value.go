@@ -31,8 +31,13 @@ func need[T any](r *report, v value, remedy string, parse reader[T]) (T, bool) {
 // want reads what the file may have, and gives fallback where it does not.
 // False means that an error is reported.
 func want[T any](r *report, v value, fallback T, parse reader[T]) (T, bool) {
+	takes := func(v value) error {
+		_, err := parse(v)
+		return err
+	}
 	switch v.state {
 	case absent:
+		r.note(v.place, note{fallback, true, takes})
 		return fallback, true
 	case broken:
 		return fallback, false
@@ -42,6 +47,7 @@ func want[T any](r *report, v value, fallback T, parse reader[T]) (T, bool) {
 		r.at(v.place, "%s %w", v, err)
 		return fallback, false
 	}
+	r.note(v.place, note{result, false, takes})
 	return result, true
 }
 
@@ -243,18 +249,23 @@ func wholeSeconds(least, most time.Duration) reader[time.Duration] {
 	}
 }
 
+// percent is a share.
+type percent int
+
+func (p percent) String() string { return fmt.Sprintf("%d%%", int(p)) }
+
 // parseShare takes a share such as 30%, in whole percent.
-func parseShare(least int) reader[int] {
-	return func(v value) (int, error) {
-		digits, percent := strings.CutSuffix(v.text, "%")
+func parseShare(least percent) reader[percent] {
+	return func(v value) (percent, error) {
+		digits, sign := strings.CutSuffix(v.text, "%")
 		n, err := strconv.ParseUint(digits, 10, 8)
 		switch {
-		case !percent && v.kind == number:
+		case !sign && v.kind == number:
 			return 0, errors.New("has no percent sign: write 30%")
-		case !percent || err != nil || n > 100 || int(n) < least:
-			return 0, fmt.Errorf("is no share: write whole percents from %d%% to 100%%", least)
+		case !sign || err != nil || n > 100 || percent(n) < least:
+			return 0, fmt.Errorf("is no share: write whole percents from %v to 100%%", least)
 		}
-		return int(n), nil
+		return percent(n), nil
 	}
 }
 
