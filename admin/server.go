@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/halfproxy/halfproxy/events"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -28,6 +29,10 @@ type Config struct {
 	Health   func() (reasons []string) // why the node cannot forward; none: healthy
 	Ready    func() (reasons []string) // why it should not get traffic; none: ready
 	Gatherer prometheus.Gatherer
+
+	// Events gives what has happened with a greater number than the given one, the
+	// oldest first, and a channel that is closed when there is more.
+	Events func(after uint64) ([]events.Event, <-chan struct{})
 
 	// Trace asks the program where a flow goes. It loads the program anew for
 	// each question: that is for those who may use the socket.
@@ -166,6 +171,7 @@ func (s *Server) reads(cfg Config) *http.ServeMux {
 		st.Node.Health, st.Node.Ready = health(), ready()
 		s.answer(w, http.StatusOK, st)
 	})
+	mux.HandleFunc("GET "+eventsPath, func(w http.ResponseWriter, r *http.Request) { s.events(w, r, cfg.Events) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		// One counter that cannot be read must not hide all others.

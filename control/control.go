@@ -138,6 +138,11 @@ type outcome struct {
 	tables    map[string]lb.Digest // by service, as the data plane has them
 	failure   string               // what kept the last step from being applied
 	blind     bool                 // this node withdrew its routes for it
+	quorate   bool                 // there was a majority in sight once
+	frozen    bool                 // verdicts are, and it was told
+	blinded   []string             // members that are blind, sorted
+	held      map[lb.VIP]cause     // VIPs that are not to be announced
+	inForce   []lb.Order           // by subject
 }
 
 // New gives a Controller that does nothing before Run.
@@ -152,7 +157,7 @@ func New(cfg Config) *Controller {
 		begun:    time.Now(),
 	}
 	c.Log = cfg.Log.With("part", "control")
-	c.orders.merge(cfg.Orders)
+	c.orders.merge(cfg.Orders, func(_, _ lb.Order) {})
 	c.status.Store(&Status{})
 	if cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(collector{c})
@@ -301,6 +306,9 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	}
 	routes, why := announcement(decisions, all)
 	routes = c.damp(c.retire(routes, now), why, now)
+	c.logCluster(found, len(counting))
+	c.logOrders(now)
+	c.logHeld(why) // before what it is the cause of
 
 	changed, err = c.apply(ctx, decisions, routes)
 	if err != nil {
@@ -410,66 +418,5 @@ func (c *Controller) remember(decisions []decision) {
 	c.done.decisions = make(map[string]decision, len(decisions))
 	for _, d := range decisions {
 		c.done.decisions[d.service.Name] = d
-	}
-}
-
-// logFailure says that applying failed, once while it fails the same way.
-func (c *Controller) logFailure(err error) {
-	failure := ""
-	if err != nil {
-		failure = err.Error()
-	}
-	if failure != "" && failure != c.done.failure {
-		c.Log.Error("state not applied, will retry", "err", err, "after", tick)
-	}
-	c.done.failure = failure
-}
-
-func (c *Controller) logBlind(blind bool) {
-	switch {
-	case blind && !c.done.blind:
-		c.Log.Warn("this node is blind: backends are down for it that the others see up; its routes are withdrawn and its votes do not count",
-			"remedy", "look at its way to the backends")
-	case !blind && c.done.blind:
-		c.Log.Info("this node sees backends as the others do again")
-	}
-}
-
-// logPanic tells when a service begins to ignore health, and when that is over.
-func (c *Controller) logPanic(d decision) {
-	was := c.done.decisions[d.service.Name].panic
-	switch {
-	case d.panic != "" && was == "":
-		c.Log.Warn("health is ignored and all backends are used", "service", d.service.Name, "why", d.panic,
-			"remedy", "look at the backends, and at what checks them")
-	case d.panic == "" && was != "":
-		c.Log.Info("health counts again", "service", d.service.Name)
-	}
-}
-
-// logChanges tells what a colleague would be told.
-func (c *Controller) logChanges(decisions []decision) {
-	for _, d := range decisions {
-		c.logPanic(d)
-		previous := c.done.decisions[d.service.Name].backends
-		if slices.Equal(previous, d.backends) {
-			continue
-		}
-		for _, b := range d.backends {
-			i := slices.IndexFunc(previous, func(p BackendStatus) bool { return p.Name == b.Name })
-			if i >= 0 && previous[i].State == b.State || i < 0 && b.State == lb.Unknown {
-				continue
-			}
-			level := slog.LevelInfo
-			if b.State == lb.Down {
-				level = slog.LevelWarn
-			}
-			log := c.Log
-			if b.Ahead > 0 {
-				log = log.With("slow_start", d.service.Check.SlowStart)
-			}
-			log.Log(context.Background(), level, "backend changed", "service", d.service.Name, "backend", b.Name,
-				"state", b.State.String(), "healthy_observers", b.Up, "observers", b.Observers)
-		}
 	}
 }

@@ -88,6 +88,12 @@ type decision struct {
 	obstacle obstacle            // why its VIPs must not be announced
 }
 
+// inTransition tells whether flows may be elsewhere than the table has them, since it has
+// changed.
+func (d decision) inTransition() bool {
+	return d.bases.transition > 0 && len(d.history.Steps) > 1
+}
+
 // obstacle is why VIPs must not be announced; empty where they may.
 type obstacle struct {
 	cause  cause

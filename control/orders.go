@@ -25,18 +25,17 @@ const (
 // book, in whatever order and however often those came.
 type book map[lb.Subject]lb.Order
 
-// merge takes in orders that are news, and tells whether there were any.
-func (b book) merge(orders []lb.Order) bool {
-	changed := false
+// merge takes in orders that are news, and calls took with each and the one about the
+// same subject before.
+func (b book) merge(orders []lb.Order, took func(o, before lb.Order)) {
 	for _, o := range orders {
 		known, there := b[o.Subject]
 		if there && !o.Supersedes(known) || !there && len(b) >= mostOrders {
 			continue
 		}
 		b[o.Subject] = o
-		changed = true
+		took(o, known)
 	}
-	return changed
 }
 
 // forget drops what is long over, and tells whether there was any.
@@ -231,7 +230,12 @@ func (c *Controller) hear(records []lb.Record, now time.Time) {
 	changed := c.orders.forget(now)
 	for _, r := range records {
 		if r.Member != c.Node {
-			changed = c.orders.merge(r.Report.Orders) || changed
+			c.orders.merge(r.Report.Orders, func(o, before lb.Order) {
+				changed = true
+				if o.InForce(now) || before.InForce(now) {
+					c.Log.Info("order taken", "order", o.String())
+				}
+			})
 		}
 	}
 	if changed {

@@ -81,7 +81,7 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 			Service: s.Service, Announced: true, Reason: why.services[s.Name], Panic: decided.panic,
 			Table: c.done.tables[s.Name], TableDiffers: differs.tables[s.Name], Backends: decided.backends, HeldBy: decided.heldBy,
 		}
-		if steps := decided.history.Steps; decided.bases.transition > 0 && len(steps) > 1 {
+		if steps := decided.history.Steps; decided.inTransition() {
 			ss.Transition = &Transition{
 				Since: steps[1].Since, Until: steps[len(steps)-1].Since.Add(s.Lifetime()), Steps: len(steps) - 1, Slots: decided.bases.transition,
 			}

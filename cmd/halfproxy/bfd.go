@@ -114,9 +114,15 @@ func (n *node) watchBFD(ctx context.Context) error {
 			continue // the process is away: that says nothing of peers
 		}
 		for _, s := range sessions {
-			lost := up[s.Address] && s.State != bfd.Up && s.Remote != bfd.AdminDown
-			up[s.Address] = s.State == bfd.Up
-			if !lost {
+			was, is := up[s.Address], s.State == bfd.Up
+			up[s.Address] = is
+			switch {
+			case is && !was:
+				n.log.Info("BFD session up", "peer", s.Address)
+			case was && !is:
+				n.log.Warn("BFD session down", "peer", s.Address, "reason", s.Diag.String())
+			}
+			if !was || is || s.Remote == bfd.AdminDown {
 				continue
 			}
 			if err := n.speaker.Reset(ctx, s.Address, "BFD: "+s.Diag.String()); err != nil {

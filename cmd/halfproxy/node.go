@@ -23,6 +23,7 @@ import (
 	"github.com/halfproxy/halfproxy/cluster"
 	"github.com/halfproxy/halfproxy/config"
 	"github.com/halfproxy/halfproxy/control"
+	"github.com/halfproxy/halfproxy/events"
 	"github.com/halfproxy/halfproxy/health"
 	"github.com/halfproxy/halfproxy/lb"
 	"github.com/halfproxy/halfproxy/xdp"
@@ -61,11 +62,11 @@ type node struct {
 // newNode makes the parts of a node, and reports at once what keeps it from
 // running: a missing capability, a taken port. The program sits on its
 // interfaces when it returns and passes every packet until there are tables.
-func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err error) {
+func newNode(cfg config.Config, pin string, happened *events.Ring, log *slog.Logger) (_ *node, err error) {
 	registry := newRegistry()
 	stateDir := os.Getenv("STATE_DIRECTORY") // systemd's
 
-	n := &node{log: log, started: time.Now(), cfg: cfg}
+	n := &node{log: log.With("part", "node"), started: time.Now(), cfg: cfg}
 	defer func() {
 		if err != nil {
 			n.leave()
@@ -75,6 +76,7 @@ func newNode(cfg config.Config, pin string, log *slog.Logger) (_ *node, err erro
 		Listen: cfg.HTTP.Listen, Socket: cfg.Admin.Socket,
 		Status: n.status, Health: n.unhealthy, Ready: n.unready, Trace: n.trace, Capture: n.capture, Reload: n.reload,
 		Order:    func(ctx context.Context, o lb.Order) error { return n.control.Order(ctx, o) },
+		Events:   happened.After,
 		Gatherer: registry, Log: log,
 	})
 	if err != nil {
@@ -333,7 +335,12 @@ func (n *node) config() config.Config {
 
 // reload takes the configuration anew. A wrong one changes nothing; neither
 // does one that asks for what only a restart can change.
-func (n *node) reload(ctx context.Context) error {
+func (n *node) reload(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			n.log.Error("configuration not taken, the old one stays", "err", err)
+		}
+	}()
 	cfg, err := n.load()
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/halfproxy/halfproxy/config"
+	"github.com/halfproxy/halfproxy/events"
 )
 
 // defaultPins is where the programs of this host's nodes are pinned.
@@ -59,7 +60,9 @@ func runNode(ctx context.Context, path, pin string, log *slog.Logger) error {
 	if pin != "" {
 		pin = filepath.Join(pin, cfg.Node.Name)
 	}
-	n, err := newNode(cfg, pin, log)
+	happened := events.NewRing(events.Kept)
+	log = slog.New(happened.Handler(log.Handler()))
+	n, err := newNode(cfg, pin, happened, log)
 	if err != nil {
 		return err
 	}
@@ -67,7 +70,7 @@ func runNode(ctx context.Context, path, pin string, log *slog.Logger) error {
 
 	manager, err := newSystemd()
 	if err != nil {
-		log.Warn("the service manager hears nothing", "err", err)
+		n.log.Warn("the service manager hears nothing", "err", err)
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -85,15 +88,13 @@ func runNode(ctx context.Context, path, pin string, log *slog.Logger) error {
 					return
 				}
 				manager.reloading()
-				if err := n.reload(ctx); err != nil {
-					log.Error("configuration not taken, the old one stays", "err", err)
-				}
+				_ = n.reload(ctx) // which logs its errors: who sends signals sees none
 				manager.ready()
 			}
 		}
 	}()
 
-	log.Info("node starts", "node", cfg.Node.Name, "version", version, "services", len(cfg.Services))
+	n.log.Info("node starts", "node", cfg.Node.Name, "version", version, "services", len(cfg.Services))
 	err = n.run(ctx, manager)
 	if err != nil && ctx.Err() == nil || errors.Is(context.Cause(ctx), errRestart) {
 		n.leave() // nobody asked for an end, or the next process goes on from here
@@ -103,6 +104,6 @@ func runNode(ctx context.Context, path, pin string, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("node %s: %w", cfg.Node.Name, err)
 	}
-	log.Info("node stopped", "node", cfg.Node.Name)
+	n.log.Info("node stopped", "node", cfg.Node.Name)
 	return nil
 }
