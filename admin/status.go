@@ -13,15 +13,16 @@ import (
 // Status is how a node and its cluster stand: what `halfproxy status --json`
 // prints and /api/v1/status answers. Lists are shown in the order given.
 type Status struct {
-	Time          time.Time     `json:"time"` // when all this was so
-	Node          Node          `json:"node"`
-	Cluster       Cluster       `json:"cluster"`
-	Members       List[Member]  `json:"members"`
-	Services      List[Service] `json:"services"`
-	BGP           List[Peer]    `json:"bgp"`
-	Orders        List[Order]   `json:"orders"` // in force, beside the configuration
-	ConfigDigest  string        `json:"config_digest"`
-	ConfigDiffers List[string]  `json:"config_differs"` // members with another configuration for a while
+	Time          time.Time       `json:"time"` // when all this was so
+	Node          Node            `json:"node"`
+	Cluster       Cluster         `json:"cluster"`
+	Members       List[Member]    `json:"members"`
+	Services      List[Service]   `json:"services"`
+	BGP           List[Peer]      `json:"bgp"`
+	Aggregates    List[Aggregate] `json:"aggregates"`
+	Orders        List[Order]     `json:"orders"` // in force, beside the configuration
+	ConfigDigest  string          `json:"config_digest"`
+	ConfigDiffers List[string]    `json:"config_differs"` // members with another configuration for a while
 }
 
 // Node is the node that answers.
@@ -129,6 +130,16 @@ type Peer struct {
 	BFD       string     `json:"bfd"`        // up, down, or off where none is configured
 	Announced int        `json:"announced"`  // prefixes announced to it
 	LastError string     `json:"last_error"` // what ended the session, or kept it from starting
+}
+
+// Aggregate is a prefix that is announced while a VIP in it is.
+type Aggregate struct {
+	Prefix    lb.VIP `json:"prefix"`
+	Announced bool   `json:"announced"`
+	VIPs      int    `json:"vips"`    // in it
+	Serving   int    `json:"serving"` // those of them that it is announced for
+	Cause     string `json:"cause"`   // why it is not announced, or is about to be withdrawn, in a word
+	Reason    string `json:"reason"`
 }
 
 // List is a slice that is [] in JSON when it is empty, never null.

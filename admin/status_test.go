@@ -87,6 +87,10 @@ func troubled() admin.Status {
 				},
 			},
 		},
+		Aggregates: []admin.Aggregate{
+			{Prefix: lb.MustParseVIP("203.0.113.0/24"), VIPs: 3, Cause: "no_backend", Reason: `203.0.113.53: service "mail": no backend is up; 203.0.113.64/28: no backend is up`},
+			{Prefix: lb.MustParseVIP("2001:db8::/48"), Announced: true, VIPs: 1, Serving: 1},
+		},
 		BGP: []admin.Peer{
 			{Address: ip("10.0.1.254"), ASN: 64500, State: "established", Since: now.Add(-3*time.Hour - 12*time.Minute), BFD: "off", Announced: 2, LastError: "long past"},
 			{Address: ip("2001:db8:1::254"), ASN: 4200000001, State: "active", Since: now.Add(-42 * time.Second), BFD: "down",

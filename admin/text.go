@@ -163,6 +163,20 @@ func (p *printer) bgp(s Status) {
 	}
 	p.heading("BGP", share(established, len(s.BGP), "peers established"))
 	p.table(t)
+	p.aggregates(s)
+}
+
+// aggregates are shown where there are any.
+func (p *printer) aggregates(s Status) {
+	t := table{columns: []column{{title: "AGGREGATE"}, {title: "ANNOUNCED"}, {title: "VIPS", right: true}}}
+	for _, a := range s.Aggregates {
+		announced := cell{"no", red}
+		if a.Announced {
+			announced = cell{"yes", green}
+		}
+		t.add(a.Reason, cell{text: a.Prefix.String()}, announced, cell{text: fmt.Sprintf("%d/%d", a.Serving, a.VIPs)})
+	}
+	p.table(t)
 }
 
 func (p *printer) members(s Status) {

@@ -161,7 +161,7 @@ func (s *Speaker) apiPath(r lb.Route) (*api.Path, error) {
 		communities = append(communities, lb.GracefulShutdown)
 	}
 	for _, p := range s.peers {
-		if len(r.Peers) > 0 && !slices.Contains(r.Peers, p.Address) {
+		if !r.IsFor(p.Address) {
 			communities = append(communities, mark(markRefuse, s.numbers[p.Address]))
 		}
 	}

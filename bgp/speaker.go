@@ -213,8 +213,8 @@ func (s *Speaker) stop(srv *server.BgpServer) error {
 		s.sessions.remove(p.Address, "stopping")
 	}
 	err := srv.DeletePath(ctx, &api.DeletePathRequest{TableType: api.TableType_GLOBAL})
-	for _, vip := range sorted(s.announced) {
-		s.log.Info("withdrawn", "vip", vip)
+	for _, prefix := range sorted(s.announced) {
+		s.log.Info("withdrawn", called(s.announced[prefix]))
 	}
 	clear(s.announced)
 	clear(s.opened)
@@ -268,44 +268,63 @@ func (s *Speaker) Announce(ctx context.Context, routes []lb.Route) error {
 
 // reconcile makes the server's routes those that are wanted. Withdrawals go
 // first and whatever happens: a route that should be gone draws traffic that
-// nobody serves.
+// nobody serves. But an aggregate whose VIPs go on alone stays until peers have
+// heard of those.
 func (s *Speaker) reconcile(ctx context.Context) error {
 	if s.server == nil {
 		return nil
 	}
 	var errs []error
-	for _, vip := range sorted(s.announced) {
-		if _, wanted := s.routes[vip]; wanted {
-			continue
+	withdraw := func(replaced bool) {
+		for _, prefix := range sorted(s.announced) {
+			r := s.announced[prefix]
+			if _, wanted := s.routes[prefix]; wanted || !replaced && s.replaced(r) {
+				continue
+			}
+			if err := s.deletePath(ctx, prefix); err != nil {
+				errs = append(errs, fmt.Errorf("withdraw %v: %w", prefix, err))
+				continue
+			}
+			delete(s.announced, prefix)
+			s.log.Info("withdrawn", called(r))
 		}
-		if err := s.deletePath(ctx, vip); err != nil {
-			errs = append(errs, fmt.Errorf("withdraw %v: %w", vip, err))
-			continue
-		}
-		delete(s.announced, vip)
-		s.log.Info("withdrawn", "vip", vip)
 	}
-	for _, vip := range sorted(s.routes) {
-		wanted := s.routes[vip]
-		has, again := s.announced[vip]
+	withdraw(false)
+	for _, prefix := range sorted(s.routes) { // an aggregate before what lies in it
+		wanted := s.routes[prefix]
+		has, again := s.announced[prefix]
 		if again && has.Equal(wanted) {
 			continue
 		}
 		if err := s.addPath(ctx, wanted); err != nil {
-			errs = append(errs, fmt.Errorf("announce %v: %w", vip, err))
+			errs = append(errs, fmt.Errorf("announce %v: %w", prefix, err))
 			continue
 		}
-		s.announced[vip] = wanted
+		s.announced[prefix] = wanted
 		switch {
 		case !again:
-			s.log.Info("announced", "vip", vip)
+			s.log.Info("announced", called(wanted))
 		case wanted.Shutdown && !has.Shutdown:
-			s.log.Info("announced as going away", "vip", vip)
+			s.log.Info("announced as going away", called(wanted))
 		default:
-			s.log.Info("announced with other attributes", "vip", vip)
+			s.log.Info("announced with other attributes", called(wanted))
 		}
 	}
+	withdraw(true)
 	return errors.Join(errs...)
+}
+
+// replaced tells whether r is an aggregate with VIPs in it that are to be announced.
+func (s *Speaker) replaced(r lb.Route) bool {
+	return r.Aggregate && slices.ContainsFunc(slices.Collect(maps.Keys(s.routes)), r.Prefix.Overlaps)
+}
+
+// called is a route as the log calls it.
+func called(r lb.Route) slog.Attr {
+	if r.Aggregate {
+		return slog.Any("aggregate", r.Prefix)
+	}
+	return slog.Any("vip", r.Prefix)
 }
 
 func (s *Speaker) addPath(ctx context.Context, r lb.Route) error {
@@ -329,7 +348,7 @@ func (s *Speaker) deletePath(ctx context.Context, vip netip.Prefix) error {
 // are now.
 func (s *Speaker) mark(ctx context.Context) error {
 	for _, vip := range sorted(s.announced) {
-		if r := s.announced[vip]; len(r.Peers) > 0 {
+		if r := s.announced[vip]; len(r.Peers)+len(r.Suppressed) > 0 {
 			if err := s.addPath(ctx, r); err != nil {
 				return fmt.Errorf("announce %v: %w", vip, err)
 			}
@@ -346,8 +365,7 @@ func (s *Speaker) warnUnreachable() {
 	for _, p := range s.peers {
 		_, v4, v6 := s.cfg.nextHops(p)
 		for _, vip := range sorted(s.routes) {
-			to := s.routes[vip].Peers
-			if vip.Addr().Is4() && (v4 || p.No4) || vip.Addr().Is6() && (v6 || p.No6) || len(to) > 0 && !slices.Contains(to, p.Address) {
+			if vip.Addr().Is4() && (v4 || p.No4) || vip.Addr().Is6() && (v6 || p.No6) || !s.routes[vip].IsFor(p.Address) {
 				continue
 			}
 			s.told = true

@@ -163,6 +163,39 @@ func TestParseRefuses(t *testing.T) {
 				`halfproxy.yaml:20: bgp.communities[1] "blackhole-ish" is no community: write 64512:100, 64512:1:2 or a well-known name such as no-export`},
 		{"a community listed twice", `["64512:100"]`, `["65535:65281", no-export]`,
 			`halfproxy.yaml:20: bgp.communities[1] "no-export" is there already, in line 20: remove one of them`},
+		{"aggregates that cannot be", "  peers:\n    - address: 10.0.1.254\n", `  aggregates:
+    - {prefix: 203.0.113.10/24}
+    - {prefix: 203.0.113.0}
+    - {prefix: 203.0.113.10/32}
+    - {prefix: 0.0.0.0/0}
+    - {prefix: 198.51.100.0/24}
+    - {prefix: 10.0.0.0/8}
+    - {prefix: 203.0.113.0/24, peers: [10.0.1.253, 10.0.1.254], specifics: some}
+    - {prefix: 203.0.113.0/26, specifics: [none, 10.0.1.254]}
+    - {prefix: 2001:db8::/64, peers: [10.0.1.254], specifics: ["2001:db8:1::254"], local_preference: 5}
+    - {specifics: []}
+  peers:
+    - address: 10.0.1.254
+      families: [ipv4]
+`,
+			`halfproxy.yaml:22: bgp.aggregates[0] "203.0.113.10/24": prefix "203.0.113.10/24" has bits beyond its length: write 203.0.113.0/24` + "\n" +
+				`halfproxy.yaml:23: bgp.aggregates[1] "203.0.113.0": prefix "203.0.113.0" is no prefix: write one such as 203.0.113.0/24 or 2001:db8:10::/48` + "\n" +
+				`halfproxy.yaml:24: bgp.aggregates[2] "203.0.113.10/32": prefix "203.0.113.10/32" is a single address, which is announced as a VIP: give a prefix around VIPs` + "\n" +
+				`halfproxy.yaml:25: bgp.aggregates[3] "0.0.0.0/0": prefix "0.0.0.0/0" is every address there is, this host's too: give the prefix that clients know` + "\n" +
+				`halfproxy.yaml:26: bgp.aggregates[4] "198.51.100.0/24": prefix "198.51.100.0/24" has no VIP in it, and would never be announced: give a prefix around VIPs, or remove it` + "\n" +
+				`halfproxy.yaml:27: bgp.aggregates[5] "10.0.0.0/8": prefix "10.0.0.0/8" has in it 10.0.1.1, the address of cluster.listen: what is in an aggregate and no VIP is dropped by the nodes, give one without it` + "\n" +
+				`halfproxy.yaml:27: bgp.aggregates[5] "10.0.0.0/8": prefix "10.0.0.0/8" has no VIP in it, and would never be announced: give a prefix around VIPs, or remove it` + "\n" +
+				`halfproxy.yaml:28: bgp.aggregates[6] "203.0.113.0/24": peers[0] "10.0.1.253" is none of the addresses in bgp.peers: list it there, or remove it here` + "\n" +
+				`halfproxy.yaml:28: bgp.aggregates[6] "203.0.113.0/24": specifics "some" is neither all nor none nor the address of a router: write one of them` + "\n" +
+				`halfproxy.yaml:29: bgp.aggregates[7] "203.0.113.0/26": specifics[0] "none" stands alone, or not at all: write it in the place of the list` + "\n" +
+				`halfproxy.yaml:29: bgp.aggregates[7] "203.0.113.0/26": prefix "203.0.113.0/26" overlaps "203.0.113.0/24", in line 28: each VIP is in one aggregate at most, remove one of them` + "\n" +
+				`halfproxy.yaml:30: bgp.aggregates[8] "2001:db8::/64": local_preference 5 is of no use, no peer is of the AS 64512, and others are never told it: remove it, or use med or prepend` + "\n" +
+				`halfproxy.yaml:30: bgp.aggregates[8] "2001:db8::/64": specifics[0] "2001:db8:1::254" is not told of the aggregate, and of the VIPs in any case: remove it, or add it to peers` + "\n" +
+				`halfproxy.yaml:30: bgp.aggregates[8] "2001:db8::/64": prefix "2001:db8::/64" can be told to nobody, as no peer that it is for has IPv6 in families: add that, or remove it` + "\n" +
+				`halfproxy.yaml:31: bgp.aggregates[9]: prefix is missing: give one around VIPs, such as 203.0.113.0/24` + "\n" +
+				`halfproxy.yaml:31: bgp.aggregates[9]: specifics has no entry: write all, none, or the routers that are told of the VIPs too`},
+		{"an aggregate in a VIP", "  peers:\n    - address: 10.0.1.254\n", "  aggregates: [{prefix: 203.0.113.16/28}]\n  peers:\n    - address: 10.0.1.254\n",
+			`halfproxy.yaml:21: bgp.aggregates[0] "203.0.113.16/28": prefix "203.0.113.16/28" has no VIP in it, and would never be announced: give a prefix around VIPs, or remove it`},
 		{"no peers", "    - address: 10.0.1.254\n      asn: 64500\n      hold_time: 9s\n      password_file: /etc/halfproxy/bgp.password     # TCP MD5\n      ttl_security: true            # GTSM, RFC 5082\n    - address: 2001:db8:1::254\n      asn: 64500", "    []",
 			"halfproxy.yaml:21: bgp.peers has no entry: list the routers, or leave bgp out to announce nothing"},
 		{"a peer without an address", "    - address: 2001:db8:1::254\n      asn: 64500", "    - asn: 64500",
@@ -241,7 +274,7 @@ func TestParseRefuses(t *testing.T) {
 		{"peers that there are not", "min_healthy: 1 ", "peers: [10.0.1.253, 10.0.1.254] ",
 			`halfproxy.yaml:55: services[0] "web": announce.peers[0] "10.0.1.253" is none of the addresses in bgp.peers: list it there, or remove it here`},
 		{"no peers for a service", "min_healthy: 1 ", "peers: [] ",
-			`halfproxy.yaml:55: services[0] "web": announce.peers has no entry: list the routers that are told of the VIPs, or leave it out for all`},
+			`halfproxy.yaml:55: services[0] "web": announce.peers has no entry: list the routers that are told, or leave it out for all`},
 		{"a VIP that is announced in two ways", "vips: [203.0.113.53]", "vips: [203.0.113.10]\n    announce: {med: 5}",
 			`halfproxy.yaml:60: services[1] "dns": announce announces "203.0.113.10" in another way than service "web", line 54: it is one route, give both the same peers, communities, med, local_preference and prepend`},
 

@@ -152,8 +152,6 @@ func (c *checker) attributes(communities list[value], med, localPreference, prep
 // announcements reads how routers are told of the services' VIPs, and checks what
 // no service sees alone: a VIP is announced in one way.
 func (c *checker) announcements(f *file, cfg *Config) {
-	inside := func(p Peer) bool { return p.ASN == cfg.BGP.ASN }
-	outside := func(p Peer) bool { return p.ASN != cfg.BGP.ASN }
 	type teller struct {
 		announcement lb.Announcement
 		service      string
@@ -162,19 +160,12 @@ func (c *checker) announcements(f *file, cfg *Config) {
 	first := map[lb.VIP]teller{}
 	for i, entry := range f.Services.items {
 		s, service := entry.Announce, &cfg.Services[i]
-		own := c.attributes(s.Communities, s.MED, s.LocalPreference, s.Prepend, 0)
 		if f.BGP.state == absent {
+			c.attributes(s.Communities, s.MED, s.LocalPreference, s.Prepend, 0)
 			c.unannounced(s)
 			continue
 		}
-		if s.LocalPreference.state == given && !slices.ContainsFunc(cfg.BGP.Peers, inside) {
-			c.at(s.LocalPreference.place, "%s is of no use, no peer is of the AS %d, and others are never told it: remove it, or use med or prepend", s.LocalPreference, cfg.BGP.ASN)
-		}
-		if s.Prepend.state == given && !slices.ContainsFunc(cfg.BGP.Peers, outside) {
-			c.at(s.Prepend.place, "%s is of no use, all peers are of the AS %d and would take the path for a loop: remove it, or use local_preference", s.Prepend, cfg.BGP.ASN)
-		}
-		own.Communities = slices.Concat(cfg.BGP.Communities, slices.DeleteFunc(own.Communities, func(o lb.Community) bool { return slices.Contains(cfg.BGP.Communities, o) }))
-		service.Announce = lb.Announcement{Attributes: own, Peers: c.told(s, cfg.BGP.Peers)}
+		service.Announce = c.announcement(s.Peers, s.Communities, s.MED, s.LocalPreference, s.Prepend, cfg.BGP)
 		for _, vip := range service.VIPs {
 			teller := teller{service.Announce, service.Name, entry.Announce.line}
 			other, shared := first[vip]
@@ -197,17 +188,36 @@ func (c *checker) unannounced(s announceSection) {
 	}
 }
 
-// told reads which peers are told of a service.
-func (c *checker) told(s announceSection, peers []Peer) []netip.Addr {
-	if s.Peers.state == given {
-		some(c.report, s.Peers, "list the routers that are told of the VIPs, or leave it out for all")
+// announcement reads how routers are told of a service's VIPs or an aggregate.
+func (c *checker) announcement(peers, communities list[value], med, localPreference, prepend value, bgp BGP) lb.Announcement {
+	own := c.attributes(communities, med, localPreference, prepend, 0)
+	inside := func(p Peer) bool { return p.ASN == bgp.ASN }
+	outside := func(p Peer) bool { return p.ASN != bgp.ASN }
+	if localPreference.state == given && !slices.ContainsFunc(bgp.Peers, inside) {
+		c.at(localPreference.place, "%s is of no use, no peer is of the AS %d, and others are never told it: remove it, or use med or prepend", localPreference, bgp.ASN)
 	}
-	told, places := entries(c.report, s.Peers, parseAddress)
+	if prepend.state == given && !slices.ContainsFunc(bgp.Peers, outside) {
+		c.at(prepend.place, "%s is of no use, all peers are of the AS %d and would take the path for a loop: remove it, or use local_preference", prepend, bgp.ASN)
+	}
+	own.Communities = slices.Concat(bgp.Communities, slices.DeleteFunc(own.Communities, func(o lb.Community) bool { return slices.Contains(bgp.Communities, o) }))
+	return lb.Announcement{Attributes: own, Peers: c.told(peers, bgp.Peers)}
+}
+
+// told reads which peers are told of something.
+func (c *checker) told(l list[value], peers []Peer) []netip.Addr {
+	if l.state == given {
+		some(c.report, l, "list the routers that are told, or leave it out for all")
+	}
+	told, places := entries(c.report, l, parseAddress)
 	for i, t := range told {
-		if !slices.ContainsFunc(peers, func(p Peer) bool { return p.Address == t }) {
-			c.at(places[i], "%q is none of the addresses in bgp.peers: list it there, or remove it here", t)
-		}
+		c.isPeer(places[i], t, peers)
 	}
 	slices.SortFunc(told, netip.Addr.Compare)
 	return told
+}
+
+func (c *checker) isPeer(at place, address netip.Addr, peers []Peer) {
+	if !slices.ContainsFunc(peers, func(p Peer) bool { return p.Address == address }) {
+		c.at(at, "%q is none of the addresses in bgp.peers: list it there, or remove it here", address)
+	}
 }

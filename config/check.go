@@ -30,6 +30,7 @@ func (c *checker) config(f *file) Config {
 	}
 	cfg.Services = c.services(f.Services)
 	c.announcements(f, &cfg)
+	cfg.BGP.Aggregates = c.aggregates(f.BGP, cfg)
 	cfg.Denied = c.denied(f.Node, cfg.Node.DenyFile)
 	return cfg
 }

@@ -67,6 +67,7 @@ type BGP struct {
 	Listen      netip.AddrPort // where sessions that peers open are taken; not valid: nowhere
 	Communities []lb.Community // are among those of each service, too
 	Peers       []Peer
+	Aggregates  []lb.Aggregate
 
 	GracefulRestart  time.Duration // how long routers keep our routes while we restart, whole seconds; 0: not at all
 	HoldUp           time.Duration // how long a VIP that was withdrawn has to be able to be announced before it is

@@ -143,6 +143,8 @@ services:
 
 // Each row changes the served contract in one place.
 func TestParseTakes(t *testing.T) {
+	node := []lb.Community{{A: 64512, B: 100}}
+	contractPeers := []netip.Addr{netip.MustParseAddr("10.0.1.254"), netip.MustParseAddr("2001:db8:1::254")}
 	for _, tt := range []struct {
 		name     string
 		old, new string
@@ -212,6 +214,19 @@ func TestParseTakes(t *testing.T) {
 			lb.Announcement{
 				Attributes: lb.Attributes{Communities: []lb.Community{{A: 64512, B: 100}, {Large: true, A: 64512, B: 1, C: 1}}, MED: pointer(1<<32 - 1), Prepend: 1},
 				Peers:      []netip.Addr{netip.MustParseAddr("2001:db8:1::254")},
+			}},
+		{"aggregates", "  peers:\n    - address: 10.0.1.254\n", `  aggregates:
+    - {prefix: 203.0.113.0/27, med: 7}
+    - {prefix: "2001:db8::/64", specifics: none}
+    - {prefix: 203.0.113.32/27, peers: ["2001:db8:1::254", 10.0.1.254], specifics: "2001:db8:1::254"}
+  peers:
+    - address: 10.0.1.254
+`,
+			func(c Config) any { return c.BGP.Aggregates },
+			[]lb.Aggregate{
+				{Prefix: netip.MustParsePrefix("203.0.113.0/27"), Announcement: lb.Announcement{Attributes: lb.Attributes{Communities: node, MED: pointer(7)}}},
+				{Prefix: netip.MustParsePrefix("2001:db8::/64"), Announcement: lb.Announcement{Attributes: lb.Attributes{Communities: node}}, Alone: contractPeers},
+				{Prefix: netip.MustParsePrefix("203.0.113.32/27"), Announcement: lb.Announcement{Attributes: lb.Attributes{Communities: node}, Peers: contractPeers}, Alone: contractPeers[:1]},
 			}},
 		{"a peer's timers", "hold_time: 9s", "hold_time: 30s\n      keepalive_time: 5s\n      connect_retry_time: 20s",
 			func(c Config) any {

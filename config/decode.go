@@ -204,9 +204,9 @@ func keys(t reflect.Type) []string {
 	return list
 }
 
-// name is what an operator calls a mapping in a list: its name, else its address.
+// name is what an operator calls a mapping in a list: its name, else its address or prefix.
 func name(pairs []*ast.MappingValueNode) string {
-	for _, key := range []string{"name", "address"} {
+	for _, key := range []string{"name", "address", "prefix"} {
 		for _, pair := range pairs {
 			if value, ok := pair.Value.(*ast.StringNode); ok && pair.Key.GetToken().Value == key {
 				return value.Value

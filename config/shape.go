@@ -92,6 +92,8 @@ type bgpSection struct {
 	HoldUp value `yaml:"hold_up" kind:"duration" range:"0s..1m" default:"1s"`
 	// How long routes that are to be withdrawn say so first (RFC 8326); 0s: not at all.
 	GracefulShutdown value `yaml:"graceful_shutdown" kind:"duration" range:"0s..10m" default:"2s"`
+	// Prefixes around VIPs that are announced while a VIP in them is. Default: none.
+	Aggregates list[aggregateEntry] `yaml:"aggregates"`
 	// The routers.
 	Peers list[peerEntry] `yaml:"peers" required:"true" some:"true"`
 }
@@ -138,6 +140,26 @@ type peerEntry struct {
 	LocalPreference value `yaml:"local_preference" kind:"integer" range:"1..4294967295"`
 	// Of a router of another AS: times that our AS is in the path once more, beside the
 	// services'. Default: none.
+	Prepend value `yaml:"prepend" kind:"integer" range:"0..10"`
+}
+
+type aggregateEntry struct {
+	section
+	// Around VIPs; none overlaps another one.
+	Prefix value `yaml:"prefix" kind:"prefix" required:"true"`
+	// Addresses of those in bgp.peers that are told of it. Default: all.
+	Peers list[value] `yaml:"peers" kind:"address" some:"true"`
+	// Which of those are told of the VIPs in it, too: all, none or a list. Default: all.
+	Specifics listOrValue `yaml:"specifics" kind:"specifics" some:"true"`
+
+	// Beside bgp.communities. Default: none.
+	Communities list[value] `yaml:"communities" kind:"community"`
+	// The lowest wins. Default: none.
+	MED value `yaml:"med" kind:"integer" range:"0..4294967295"`
+	// For routers of the same AS: the highest wins. Default: BGP's own, 100.
+	LocalPreference value `yaml:"local_preference" kind:"integer" range:"0..4294967295"`
+	// For routers of other ASes: times that our AS is in the path once more.
+	// Default: none.
 	Prepend value `yaml:"prepend" kind:"integer" range:"0..10"`
 }
 

@@ -169,13 +169,22 @@ func New(cfg Config) *Controller {
 func (c *Controller) SetServices(services []lb.Service) {
 	p := newPlan(services)
 	c.mu.Lock()
-	p.draining = c.plan.draining
+	p.draining, p.aggregates = c.plan.draining, c.plan.aggregates
 	c.plan = p
 	c.mu.Unlock()
 	c.stepping.Lock()
 	c.done.checked = 0 // files that checks name may hold something else, of which no digest tells
 	c.assign(p, c.others(c.Cluster.Records(), time.Now()))
 	c.stepping.Unlock()
+	c.Wake()
+}
+
+// SetAggregates makes aggregates those that are announced around VIPs, none of which may
+// overlap with another one or lie in a VIP.
+func (c *Controller) SetAggregates(aggregates []lb.Aggregate) {
+	c.mu.Lock()
+	c.plan.aggregates = aggregates
+	c.mu.Unlock()
 	c.Wake()
 }
 
@@ -305,7 +314,7 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 		all = obstacle{causeUnjudged, c.Hold()}
 	}
 	routes, why := announcement(decisions, all)
-	routes = c.damp(c.retire(routes, now), why, now)
+	routes = aggregate(c.damp(c.retire(routes, now), why, now), p.aggregates)
 	c.logCluster(found, len(counting))
 	c.logOrders(now)
 	c.logHeld(why) // before what it is the cause of
@@ -332,7 +341,7 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 // be announced any more is withdrawn, then the tables change, and only when
 // they are in is anything new announced. It tells whether tables changed.
 func (c *Controller) apply(ctx context.Context, decisions []decision, routes []lb.Route) (changed bool, err error) {
-	still := slices.DeleteFunc(slices.Clone(c.done.routes), func(r lb.Route) bool { return !announces(routes, r.Prefix) })
+	still := slices.DeleteFunc(slices.Clone(c.done.routes), func(r lb.Route) bool { return !announces(routes, r.Prefix) && !replaced(r, routes) })
 	// Routers that cannot be told are no reason to keep dead backends.
 	withdrawErr := c.announce(ctx, still)
 	if want := fingerprint(decisions); want != c.done.tablesIn {
@@ -386,7 +395,7 @@ func (c *Controller) announce(ctx context.Context, routes []lb.Route) error {
 	err := c.Announcer.Announce(ctx, routes)
 	c.done.routes, c.done.told = routes, err == nil
 	if err != nil {
-		return fmt.Errorf("announce %v: %w", vips(routes), err)
+		return fmt.Errorf("announce %v: %w", prefixes(routes), err)
 	}
 	return nil
 }
@@ -395,7 +404,7 @@ func announces(routes []lb.Route, prefix netip.Prefix) bool {
 	return slices.ContainsFunc(routes, func(r lb.Route) bool { return r.Prefix == prefix })
 }
 
-func vips(routes []lb.Route) []lb.VIP {
+func prefixes(routes []lb.Route) []lb.VIP {
 	list := make([]lb.VIP, len(routes))
 	for i, r := range routes {
 		list[i] = lb.VIP{Prefix: r.Prefix}

@@ -22,6 +22,8 @@ type plan struct {
 	digest    lb.Digest     // of the services
 	patience  time.Duration // that an observer needs to come to an opinion of every target
 	draining  bool
+
+	aggregates []lb.Aggregate
 }
 
 // maxPatience is how long anything waits at most for those who check rarely.

@@ -17,6 +17,10 @@ var (
 		"Whether this node announces the VIP.", []string{"vip"}, nil)
 	vipHeldBackDesc = prometheus.NewDesc("halfproxy_vip_held_back",
 		"1 for each VIP that this node does not announce, or is about to withdraw, by why.", []string{"vip", "cause"}, nil)
+	aggregateAnnouncedDesc = prometheus.NewDesc("halfproxy_aggregate_announced",
+		"Whether this node announces the aggregate.", []string{"aggregate"}, nil)
+	aggregateHeldBackDesc = prometheus.NewDesc("halfproxy_aggregate_held_back",
+		"1 for each aggregate that this node does not announce, or is about to withdraw, by what holds back the first VIP in it.", []string{"aggregate", "cause"}, nil)
 	tableMismatchDesc = prometheus.NewDesc("halfproxy_table_digest_mismatch",
 		"Members whose table of the service has differed from this node's for a while.", []string{"service"}, nil)
 	transitionDesc = prometheus.NewDesc("halfproxy_slots_in_transition",
@@ -35,7 +39,7 @@ var (
 type collector struct{ c *Controller }
 
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, panicDesc, vipAnnouncedDesc, vipHeldBackDesc, tableMismatchDesc, transitionDesc, stepsDesc, configMismatchDesc, blindDesc, frozenDesc} {
+	for _, d := range []*prometheus.Desc{backendUpDesc, backendWeightDesc, panicDesc, vipAnnouncedDesc, vipHeldBackDesc, aggregateAnnouncedDesc, aggregateHeldBackDesc, tableMismatchDesc, transitionDesc, stepsDesc, configMismatchDesc, blindDesc, frozenDesc} {
 		ch <- d
 	}
 }
@@ -67,6 +71,12 @@ func (m collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for vip, h := range st.HeldBack {
 		gauge(vipHeldBackDesc, 1, vip.String(), h.Cause)
+	}
+	for _, a := range st.Aggregates {
+		gauge(aggregateAnnouncedDesc, number(a.Announced), a.Prefix.String())
+		if a.Cause != "" {
+			gauge(aggregateHeldBackDesc, 1, a.Prefix.String(), a.Cause)
+		}
 	}
 	gauge(configMismatchDesc, float64(len(st.ConfigDiffers)))
 	gauge(blindDesc, float64(len(st.Blind)))

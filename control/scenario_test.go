@@ -35,6 +35,8 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 //	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D] [med=N]
 //	                                [tracking=none|all] [flow_lifetime=D]
 //	                                a backend has the same address in all services, in the same net
+//	aggregate PREFIX [alone]        there is, alone: with no VIP in it told to anybody who is told of it
+//	no aggregates
 //	remove NAME                     the service goes from the configuration
 //	MEMBER sees X=up Y=down Z=unknown; NAME/X is X as service NAME asks for it;
 //	                                up-4 is up with four steps of a slow start ahead
@@ -120,16 +122,17 @@ type world struct {
 	t *testing.T
 
 	// What happens and what the node asks may fall on the same instant.
-	mu        sync.Mutex
-	size      int
-	shutdown  time.Duration
-	holdUp    time.Duration
-	services  []lb.Service
-	addresses map[string]netip.Addr // of backends, by net and name
-	members   map[string]*lb.Record
-	silent    map[string]bool
-	fresh     map[string]bool   // members that have not settled
-	differs   map[string]string // member to the service whose table it has otherwise, "" for the configuration
+	mu         sync.Mutex
+	size       int
+	shutdown   time.Duration
+	holdUp     time.Duration
+	services   []lb.Service
+	aggregates []lb.Aggregate
+	addresses  map[string]netip.Addr // of backends, by net and name
+	members    map[string]*lb.Record
+	silent     map[string]bool
+	fresh      map[string]bool   // members that have not settled
+	differs    map[string]string // member to the service whose table it has otherwise, "" for the configuration
 
 	control    *Controller
 	stop       func()     // ends control
@@ -166,6 +169,7 @@ func (w *world) start(ctx context.Context) {
 		Orders: w.kept, KeepOrders: func(all []lb.Order) error { w.kept = all; return nil },
 		Histories: w.keptSteps, KeepHistories: func(all map[string]lb.History) error { w.keptSteps = all; return nil },
 	})
+	w.control.SetAggregates(w.aggregates)
 	w.control.SetServices(w.services)
 	go w.control.Run(ctx)
 	time.Sleep(time.Millisecond) // so that nothing here falls on one of its ticks
@@ -215,6 +219,14 @@ func (w *world) happen(line string) {
 		w.holdUp = w.duration(words[2])
 	case words[0] == "service":
 		w.setService(words[1], words[2:])
+	case words[0] == "aggregate":
+		a := lb.Aggregate{Prefix: netip.MustParsePrefix(words[1])}
+		if len(words) > 2 {
+			a.Alone = []netip.Addr{netip.MustParseAddr("192.0.2.254")}
+		}
+		w.setAggregates(append(slices.Clone(w.aggregates), a))
+	case line == "no aggregates":
+		w.setAggregates(nil)
 	case words[0] == "remove":
 		w.services = slices.DeleteFunc(slices.Clone(w.services), func(s lb.Service) bool { return s.Name == words[1] })
 		w.control.SetServices(w.services)
@@ -425,6 +437,13 @@ func (w *world) setService(name string, words []string) {
 	}
 }
 
+func (w *world) setAggregates(aggregates []lb.Aggregate) {
+	w.aggregates = aggregates
+	if w.control != nil {
+		w.control.SetAggregates(aggregates)
+	}
+}
+
 // address is that of a backend in a net, in the order in which they are named.
 func (w *world) address(backend, net string) netip.Addr {
 	where := net + " " + backend
@@ -486,6 +505,13 @@ func (w *world) seen() string {
 		}
 		if len(s.TableDiffers) > 0 {
 			fmt.Fprintf(&out, ", another table on %v", s.TableDiffers)
+		}
+		out.WriteString("\n")
+	}
+	for _, a := range st.Aggregates {
+		fmt.Fprintf(&out, "%s: for %d of %d VIPs", a.Prefix, a.Serving, a.VIPs)
+		if !a.Announced {
+			fmt.Fprintf(&out, ", not announced: %s: %s", a.Cause, a.Reason)
 		}
 		out.WriteString("\n")
 	}
@@ -588,6 +614,9 @@ func (w *world) Announce(_ context.Context, routes []lb.Route) error {
 		}
 		if r.Shutdown {
 			word += "(shutdown)"
+		}
+		if len(r.Suppressed) > 0 {
+			word += "(suppressed)"
 		}
 		words = append(words, word)
 	}

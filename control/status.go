@@ -19,6 +19,7 @@ type Status struct {
 	Blind          []string   // members whose observations are no votes: their own path is broken, sorted
 	Orders         []lb.Order // in force, by subject
 	Services       []ServiceStatus
+	Aggregates     []AggregateStatus   // in the order of the configuration
 	AnnouncedVIPs  []lb.VIP            // sorted
 	SuppressedVIPs []lb.VIP            // configured but not announced, sorted
 	HeldBack       map[lb.VIP]HeldBack // those that are not announced, or about to be withdrawn
@@ -62,6 +63,7 @@ func (b BackendStatus) WeightNow() int { return lb.Slowed(b.Weight, b.Ahead) }
 
 func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding, why reasons, differs differing) *Status {
 	_, draining := c.orders.about(now, lb.Subject{Kind: lb.OfNode, Name: c.Node})
+	vips := slices.DeleteFunc(slices.Clone(c.done.routes), func(r lb.Route) bool { return r.Aggregate })
 	st := &Status{
 		Time:          now,
 		Draining:      p.draining || draining,
@@ -72,7 +74,7 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 		Frozen:        found.frozen,
 		Orders:        c.orders.inForce(now),
 		Blind:         slices.Sorted(slices.Values(found.blind)),
-		AnnouncedVIPs: vips(c.done.routes),
+		AnnouncedVIPs: prefixes(vips),
 		HeldBack:      make(map[lb.VIP]HeldBack),
 	}
 	for _, s := range p.services {
@@ -103,5 +105,6 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 	slices.SortFunc(st.Services, func(a, b ServiceStatus) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(st.SuppressedVIPs, lb.VIP.Compare)
 	st.SuppressedVIPs = slices.Compact(st.SuppressedVIPs)
+	st.Aggregates = c.aggregates(p, st)
 	return st
 }

@@ -2,11 +2,14 @@ package lab
 
 import (
 	"encoding/base64"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/halfproxy/halfproxy/admin"
 )
@@ -111,6 +114,37 @@ func TestAReloadKeepsSessionsAndHealth(t *testing.T) {
 		}
 		if err := os.WriteFile(l.keyFile(), old, 0o600); err != nil {
 			t.Fatal(err)
+		}
+	})
+	t.Run("an aggregate comes and goes while the session stays", func(t *testing.T) {
+		routesAre := func(when string, aggregate, vip bool) {
+			t.Helper()
+			for prefix, want := range map[string]bool{"10.2.0.0/24": aggregate, "10.2.0.1/32": vip} {
+				routes, err := l.fib.RouteListFiltered(netlink.FAMILY_V4, kernelRoute(netip.MustParsePrefix(prefix)), netlink.RT_FILTER_DST)
+				if err != nil || (len(routes) > 0) != want {
+					t.Errorf("%s: the router's routes to %s: got %v, %v, want %v", when, prefix, routes, err, want)
+				}
+			}
+		}
+		reload := func(content string) {
+			write(content)
+			if err := admin.NewClient(node.Socket).Reload(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reload(strings.Replace(string(original), "  peers:\n", "  aggregates: [{prefix: 10.2.0.0/24, specifics: none}]\n  peers:\n", 1))
+		s := until("an aggregate is announced", func(s admin.Status) bool { return len(s.Aggregates) == 1 && s.Aggregates[0].Announced })
+		if a := s.Aggregates[0]; a.Serving != 1 || a.VIPs != 1 || !s.Services[0].Announced {
+			t.Errorf("got %+v of a service that is announced: %v, want it for the one VIP", a, s.Services[0].Announced)
+		}
+		time.Sleep(200 * time.Millisecond)
+		routesAre("while it is there", true, false)
+		reload(string(original))
+		s = until("no aggregate", func(s admin.Status) bool { return len(s.Aggregates) == 0 })
+		time.Sleep(200 * time.Millisecond)
+		routesAre("when it is gone", false, true)
+		if got, want := s.BGP[0].Since, before.BGP[0].Since; !got.Equal(want) {
+			t.Errorf("BGP session since: got %v, want %v as before", got, want)
 		}
 	})
 	t.Run("a deny list is taken, and anew when its file is replaced", func(t *testing.T) {

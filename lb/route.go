@@ -31,10 +31,21 @@ func (a Announcement) Equal(b Announcement) bool {
 	return a.Attributes.Equal(b.Attributes) && slices.Equal(a.Peers, b.Peers)
 }
 
-// Route is a VIP with how routers are told of it.
+// Aggregate is a prefix that is announced while a VIP in it is.
+type Aggregate struct {
+	Prefix netip.Prefix
+	Announcement
+	// Alone are those of the peers that are told of it and not of the VIPs in it.
+	Alone []netip.Addr
+}
+
+// Route is a VIP, or an aggregate, with how routers are told of it.
 type Route struct {
 	Prefix netip.Prefix
 	Announcement
+	Aggregate bool
+	// Suppressed are the peers that an aggregate around it is told in its place.
+	Suppressed []netip.Addr
 	// Shutdown asks them to use other routes first, as this one will be withdrawn
 	// (GRACEFUL_SHUTDOWN, RFC 8326).
 	Shutdown bool
@@ -42,5 +53,11 @@ type Route struct {
 
 // Equal tells whether r and o come to the same.
 func (r Route) Equal(o Route) bool {
-	return r.Prefix == o.Prefix && r.Shutdown == o.Shutdown && r.Announcement.Equal(o.Announcement)
+	return r.Prefix == o.Prefix && r.Shutdown == o.Shutdown && r.Aggregate == o.Aggregate &&
+		slices.Equal(r.Suppressed, o.Suppressed) && r.Announcement.Equal(o.Announcement)
+}
+
+// IsFor tells whether a peer is to be told of r.
+func (r Route) IsFor(peer netip.Addr) bool {
+	return (len(r.Peers) == 0 || slices.Contains(r.Peers, peer)) && !slices.Contains(r.Suppressed, peer)
 }

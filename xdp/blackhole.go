@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -20,7 +22,7 @@ const ourProtocol = 176
 // that IPv6 routes have that are given none.
 const blackholePriority = 1024
 
-// blackholes keeps a blackhole route for each VIP. Without it a packet for a
+// blackholes keeps a blackhole route for each VIP, and for aggregates around them. Without it a packet for a
 // VIP that the program passes on, or that comes while none is attached, takes
 // the kernel's default route back to where it came from, and again, until its
 // TTL ends.
@@ -28,6 +30,7 @@ type blackholes struct {
 	netlink *netlink.Handle // nil: nothing to be done
 	log     *slog.Logger
 	there   map[netip.Prefix]bool // ours; nil: not looked yet
+	around  []netip.Prefix        // aggregates
 }
 
 func newBlackholes(h *netlink.Handle, log *slog.Logger) *blackholes {
@@ -63,6 +66,19 @@ func (b *blackholes) look() error {
 	return nil
 }
 
+// aggregate makes aggregates those that have a route beside the VIPs.
+func (b *blackholes) aggregate(aggregates []netip.Prefix) error {
+	was := b.around
+	b.around = aggregates
+	errs := []error{b.add(nil)}
+	for _, a := range was {
+		if b.there[a] && !slices.Contains(aggregates, a) {
+			errs = append(errs, b.remove(a))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // add puts in those that are missing.
 func (b *blackholes) add(vips map[netip.Prefix]bool) error {
 	if b.netlink == nil {
@@ -71,44 +87,50 @@ func (b *blackholes) add(vips map[netip.Prefix]bool) error {
 	if err := b.look(); err != nil {
 		return err
 	}
-	for vip := range vips {
-		if b.there[vip] {
+	for _, prefix := range slices.Concat(b.around, slices.Collect(maps.Keys(vips))) {
+		if b.there[prefix] {
 			continue
 		}
-		err := b.netlink.RouteAdd(blackhole(vip))
+		err := b.netlink.RouteAdd(blackhole(prefix))
 		if errors.Is(err, unix.EEXIST) {
-			b.log.Warn("vip has a route already: packets for it may loop while the program is away", "vip", vip)
+			b.log.Warn("vip has a route already: packets for it may loop while the program is away", "vip", prefix)
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("add the blackhole route of vip %s: %w", vip, err)
+			return fmt.Errorf("add the blackhole route of %s: %w", prefix, err)
 		}
-		b.there[vip] = true
+		b.there[prefix] = true
 	}
 	return nil
 }
 
-// keep removes all but those of vips.
+// keep removes all but those of vips and aggregates.
 func (b *blackholes) keep(vips map[netip.Prefix]bool) error {
 	var errs []error
-	for vip := range b.there {
-		if vips[vip] {
-			continue
+	for prefix := range b.there {
+		if !vips[prefix] && !slices.Contains(b.around, prefix) {
+			errs = append(errs, b.remove(prefix))
 		}
-		if err := b.netlink.RouteDel(blackhole(vip)); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("remove the blackhole route of vip %s: %w", vip, err))
-			continue
-		}
-		delete(b.there, vip)
 	}
 	return errors.Join(errs...)
 }
 
-func (b *blackholes) clear() error { return b.keep(nil) }
+func (b *blackholes) remove(prefix netip.Prefix) error {
+	if err := b.netlink.RouteDel(blackhole(prefix)); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove the blackhole route of %s: %w", prefix, err)
+	}
+	delete(b.there, prefix)
+	return nil
+}
 
-func blackhole(vip netip.Prefix) *netlink.Route {
+func (b *blackholes) clear() error {
+	b.around = nil
+	return b.keep(nil)
+}
+
+func blackhole(prefix netip.Prefix) *netlink.Route {
 	return &netlink.Route{
-		Dst:      &net.IPNet{IP: vip.Addr().AsSlice(), Mask: net.CIDRMask(vip.Bits(), vip.Addr().BitLen())},
+		Dst:      &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())},
 		Type:     unix.RTN_BLACKHOLE,
 		Protocol: ourProtocol,
 		Priority: blackholePriority,

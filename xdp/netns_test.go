@@ -631,7 +631,12 @@ func TestVIPsHaveBlackholeRoutesWhileTheyAreApplied(t *testing.T) {
 	want("prefixes", "10.2.0.0/24", "10.2.0.16/28", "fd00:2::/64")
 	l.apply(t, d)
 	want("nothing applied")
+	must(t, d.Aggregate([]netip.Prefix{netip.MustParsePrefix("10.2.0.0/24"), netip.MustParsePrefix("fd00:2::/64")}))
+	want("aggregates", "10.2.0.0/24", "fd00:2::/64")
 	l.apply(t, d, webTable(lb.L2, "10.0.0.11"))
+	want("VIPs in them", "10.2.0.0/24", "10.2.0.1/32", "fd00:2::/64", "fd00:2::1/128")
+	must(t, d.Aggregate([]netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}))
+	want("one aggregate less", "10.2.0.0/24", "10.2.0.1/32", "fd00:2::1/128")
 	must(t, d.Close())
 	want("closed")
 }

@@ -143,6 +143,15 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 	return errors.Join(err, d.blackhole.keep(directory.prefixes()))
 }
 
+// Aggregate makes aggregates those prefixes around VIPs that routers are told of, so
+// that the kernel drops what comes for an address in them that is no VIP: it would
+// send that back.
+func (d *Dataplane) Aggregate(aggregates []netip.Prefix) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.blackhole.aggregate(aggregates)
+}
+
 // warnOfMergedSegments tells once that generic mode and encapsulation go ill
 // together: the program runs after the kernel has merged segments (GRO), and
 // those do not fit in an outer header.

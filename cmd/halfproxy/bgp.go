@@ -8,6 +8,7 @@ import (
 
 	"github.com/halfproxy/halfproxy/bgp"
 	"github.com/halfproxy/halfproxy/config"
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 func peers(cfg config.Config) []bgp.Peer {
@@ -22,6 +23,20 @@ func peers(cfg config.Config) []bgp.Peer {
 		}
 	}
 	return peers
+}
+
+// setAggregates has the kernel drop what is in an aggregate and no VIP, and then has
+// aggregates announced.
+func (n *node) setAggregates(aggregates []lb.Aggregate) error {
+	prefixes := make([]netip.Prefix, len(aggregates))
+	for i, a := range aggregates {
+		prefixes[i] = a.Prefix
+	}
+	if err := n.dataplane.Aggregate(prefixes); err != nil {
+		return err
+	}
+	n.control.SetAggregates(aggregates)
+	return nil
 }
 
 // speak opens the sessions. After a restart routers keep our routes until they hear from

@@ -150,6 +150,9 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, log *slog.Log
 		}
 	}
 	n.control = control.New(controls)
+	if err := n.setAggregates(cfg.BGP.Aggregates); err != nil {
+		return nil, err
+	}
 	if err := n.dataplane.Attach(); err != nil {
 		return nil, err
 	}
@@ -370,6 +373,9 @@ func (n *node) reload(ctx context.Context) (err error) {
 	if err := n.dataplane.Deny(cfg.Denied); err != nil {
 		return fmt.Errorf("change node.deny_file: %w", err)
 	}
+	if err := n.setAggregates(cfg.BGP.Aggregates); err != nil {
+		return fmt.Errorf("change bgp.aggregates: %w", err)
+	}
 	n.control.SetServices(cfg.Services)
 	n.cfg = cfg
 	n.log.Info("configuration taken", "services", len(cfg.Services), "peers", len(cfg.BGP.Peers))
@@ -388,6 +394,7 @@ func restartNeeded(old, new config.Config) error {
 	oldBGP, newBGP := old.BGP, new.BGP
 	oldBGP.Peers, newBGP.Peers = nil, nil
 	oldBGP.Communities, newBGP.Communities = nil, nil
+	oldBGP.Aggregates, newBGP.Aggregates = nil, nil
 	var errs []error
 	for _, section := range []struct {
 		name     string

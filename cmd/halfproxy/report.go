@@ -83,6 +83,11 @@ func (n *node) status() admin.Status {
 		}
 		s.Services = append(s.Services, out)
 	}
+	for _, a := range st.Aggregates {
+		s.Aggregates = append(s.Aggregates, admin.Aggregate{
+			Prefix: a.Prefix, Announced: a.Announced, VIPs: a.VIPs, Serving: a.Serving, Cause: a.Cause, Reason: a.Reason,
+		})
+	}
 	if n.speaker != nil {
 		sessions := n.bfdStates(cfg)
 		for _, p := range n.speaker.Peers() {

@@ -43,6 +43,7 @@ var kinds = byName(
 	kind{"quorum", []string{"integer", "string"}, `^(100|[1-9][0-9]?)%$`, "number or share"},
 	kind{"ipv4", text, `^` + v4 + `$`, "IPv4 address"},
 	kind{"address", text, `^(` + v4 + `|` + v6 + `)$`, "address"},
+	kind{"specifics", text, `^(all|none|` + v4 + `|` + v6 + `)$`, "`all`, `none` or address"},
 	kind{"prefix", text, `^(` + v4Net + `|` + v6Net + `)$`, "prefix"},
 	kind{"network", text, `^(` + v4 + `|` + v6 + `|` + v4Net + `|` + v6Net + `)$`, "address or prefix"},
 	kind{"listen", text, `^(` + v4 + `|\[` + v6 + `\]):` + number + `$`, "address and port"},
