@@ -6,15 +6,24 @@
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+GO_BUILD := go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+ARCHS ?= amd64 arm64
+BIN ?= $(CURDIR)/bin
 FUZZTIME ?= 30s
 KERNELS ?= 5.10 6.1 6.12
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := build
-.PHONY: build generate test test-kernels lint bench simulate fuzz demo clean help
+.PHONY: build packages generate test test-kernels lint bench simulate fuzz demo clean help
 
 build: ## build bin/halfproxy, one static file
-	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/halfproxy ./cmd/halfproxy
+	$(GO_BUILD) -o $(BIN)/halfproxy ./cmd/halfproxy
+
+# The same commit makes the same bytes, anywhere, with the same version of Go.
+packages: ## build .deb, .rpm, an OCI image, bills of materials and sums into bin/packages, for ARCHS (amd64 arm64)
+	set -e; for arch in $(ARCHS); do GOOS=linux GOARCH=$$arch $(GO_BUILD) -o $(BIN)/linux-$$arch/halfproxy ./cmd/halfproxy; done
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) go -C deploy/package run . -bin $(BIN) -version '$(VERSION)' -architectures '$(ARCHS)'
 
 generate: ## rebuild the BPF objects, and the schemas and reference of the configuration (clang 19)
 	scripts/need clang-19 llvm-19 libbpf-dev linux-libc-dev
@@ -22,8 +31,9 @@ generate: ## rebuild the BPF objects, and the schemas and reference of the confi
 
 # One package at a time: the end-to-end tests measure how fast nodes react.
 test: ## run every test, with the race detector; as root, else the kernel's are skipped
-	scripts/need gcc libc6-dev frr bird2 exabgp iproute2 ethtool
+	scripts/need gcc libc6-dev frr bird2 exabgp iproute2 ethtool prometheus rpm
 	CGO_ENABLED=1 go test -race -p 1 -timeout 30m ./...
+	go -C deploy/package test ./...
 
 # -short: packets are slow where the CPU is emulated, and the program's arithmetic
 # is the same on every kernel; what differs is what loads and how it attaches. One
@@ -36,6 +46,7 @@ test-kernels: ## run the data plane's tests on kernels 5.10, 6.1 and 6.12, in vi
 lint: $(GOLANGCI) ## go vet and golangci-lint
 	go vet ./...
 	$(GOLANGCI) run
+	cd deploy/package && $(CURDIR)/$(GOLANGCI) run
 
 $(GOLANGCI):
 	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)

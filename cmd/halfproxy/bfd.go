@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -72,12 +73,12 @@ func raisePriority() error {
 }
 
 // startBFD starts the process, which is to outlive this one.
-func startBFD(socket string) error {
+func startBFD(socket string, log *slog.Logger) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(self, "bfd", "--socket", socket)
+	cmd := exec.Command(self, append([]string{"bfd", "--socket", socket}, logOptions(log)...)...)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // no terminal's Ctrl-C is for it
 	if err := cmd.Start(); err != nil {

@@ -143,7 +143,7 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, log *slog.Log
 		}
 		controls.Announcer = n.speaker
 		socket := bfd.Socket(cfg.Admin.Socket)
-		n.bfd = bfd.NewClient(socket, func() error { return startBFD(socket) }, log)
+		n.bfd = bfd.NewClient(socket, func() error { return startBFD(socket, log) }, log)
 		registry.MustRegister(n.bfd)
 		if err := n.bfd.SetPeers(bfdPeers(cfg)); err != nil {
 			return nil, err
