@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"net"
 	"net/netip"
 	"os/exec"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/halfproxy/halfproxy/admin"
 )
@@ -151,22 +149,8 @@ func TestAMinorityFreezesAndAMajorityGoesOn(t *testing.T) {
 // brings it back.
 func cutTo(t *testing.T, n *Node, addresses ...netip.Addr) func() {
 	t.Helper()
-	change := func(change func(*netlink.Route) error) {
-		t.Helper()
-		if err := n.ns.Do(func() error {
-			for _, a := range addresses {
-				to := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
-				if err := change(&netlink.Route{Dst: to, Type: unix.RTN_BLACKHOLE}); err != nil {
-					return err
-				}
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	change(netlink.RouteAdd)
-	return func() { change(netlink.RouteDel) }
+	must(t, n.blackhole(netlink.RouteAdd, addresses...))
+	return func() { must(t, n.blackhole(netlink.RouteDel, addresses...)) }
 }
 
 // eventually waits until holds is true of every node's status.

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/halfproxy/halfproxy/admin"
 	"github.com/halfproxy/halfproxy/bfd"
@@ -143,6 +146,34 @@ func (n *Node) CutLink() error { return n.lab.setPort(n.Name, netlink.LinkSetDow
 
 // MendLink undoes CutLink.
 func (n *Node) MendLink() error { return n.lab.setPort(n.Name, netlink.LinkSetUp) }
+
+// CutMembers takes the node's way to other nodes away, and nothing else. MendMembers
+// undoes it.
+func (n *Node) CutMembers(others ...*Node) error { return n.setWays(netlink.RouteAdd, others) }
+
+// MendMembers undoes CutMembers.
+func (n *Node) MendMembers(others ...*Node) error { return n.setWays(netlink.RouteDel, others) }
+
+func (n *Node) setWays(change func(*netlink.Route) error, others []*Node) error {
+	var to []netip.Addr
+	for _, other := range others {
+		to = append(to, other.V4) // members gossip by IPv4
+	}
+	return n.blackhole(change, to...)
+}
+
+// blackhole changes routes of the node that lead nowhere.
+func (n *Node) blackhole(change func(*netlink.Route) error, to ...netip.Addr) error {
+	return n.ns.Do(func() error {
+		for _, a := range to {
+			dst := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+			if err := change(&netlink.Route{Dst: dst, Type: unix.RTN_BLACKHOLE}); err != nil {
+				return fmt.Errorf("blackhole %s on %s: %w", a, n.Name, err)
+			}
+		}
+		return nil
+	})
+}
 
 // dismiss gives the process, which is not to run any longer.
 func (n *Node) dismiss() *process {

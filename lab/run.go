@@ -10,12 +10,15 @@ import (
 )
 
 // Run is the body of `halfproxy lab`: it builds the lab, tells the story and
-// takes everything down again. With keep there is no story: the lab stands, to
+// takes everything down again. With no story the lab stands, to
 // be played with, until ctx ends.
-func Run(ctx context.Context, o Options, keep bool, out io.Writer) (err error) {
+func Run(ctx context.Context, o Options, story *Story, out io.Writer) (err error) {
 	o, err = o.withDefaults()
 	if err != nil {
 		return err
+	}
+	if story != nil && story.prepare != nil {
+		story.prepare(&o)
 	}
 	begun := time.Now()
 	l, err := Start(ctx, o)
@@ -24,7 +27,7 @@ func Run(ctx context.Context, o Options, keep bool, out io.Writer) (err error) {
 	}
 	picture(out, o.Nodes, o.Backends)
 	defer func() {
-		if ctx.Err() != nil && !keep {
+		if ctx.Err() != nil && story != nil {
 			err = fmt.Errorf("the story was interrupted: %w", ctx.Err())
 		} else if err != nil {
 			l.WriteLogs(out, 20)
@@ -35,8 +38,8 @@ func Run(ctx context.Context, o Options, keep bool, out io.Writer) (err error) {
 		}
 		err = errors.Join(err, closeErr)
 	}()
-	if !keep {
-		return Story(ctx, l, out)
+	if story != nil {
+		return story.Tell(ctx, l, out)
 	}
 	if err := l.WaitReady(ctx); ctx.Err() != nil {
 		return nil

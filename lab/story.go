@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -22,44 +23,95 @@ const (
 	patience = 20 * time.Second
 )
 
-// Story shows what halfproxy is for, in plain sentences, on a lab that was just
-// started: traffic flows, a node dies, a backend dies, both return. It takes
-// about half a minute and gives an error for every promise that was broken.
-func Story(ctx context.Context, l *Lab, out io.Writer) error {
-	if len(l.nodes) < 2 || len(l.backends) < 2 {
-		return fmt.Errorf("the story has a node and a backend die: it needs two of each at least, not %d and %d", len(l.nodes), len(l.backends))
+// Story shows something that halfproxy is for, in plain sentences, on a lab that was
+// just started.
+type Story struct {
+	Name  string
+	About string // what happens, in a line
+
+	nodes, backends int // that it needs at least
+	prepare         func(*Options)
+	chapters        func(*teller) []chapter
+}
+
+type chapter func(context.Context) error
+
+// Stories are those that there are, the demo's first.
+func Stories() []Story {
+	return []Story{
+		{
+			Name: "failover", About: "a node dies in the middle of downloads, a backend dies, both return", nodes: 2, backends: 2,
+			chapters: func(s *teller) []chapter { return []chapter{s.nodeDies, s.backendDies, s.deaths} },
+		},
+		{
+			Name: "drain", About: "a backend and a node are taken out of service, and nothing breaks", nodes: 2, backends: 2,
+			chapters: func(s *teller) []chapter { return []chapter{s.backendDrains, s.nodeStops, s.nothingFailed} },
+		},
+		{
+			Name: "upgrade", About: "each node's process is replaced, one after the other", nodes: 1, backends: 1,
+			// The embedded router has no graceful restart: there, routes go and come.
+			prepare: func(o *Options) {
+				if o.Router != Embedded {
+					o.GracefulRestart = 10 * time.Second
+				}
+			},
+			chapters: func(s *teller) []chapter { return []chapter{s.upgrades, s.nothingFailed} },
+		},
+		{
+			Name: "flood", About: "SYNs from addresses that nobody has come while a backend is drained", nodes: 1, backends: 2,
+			chapters: func(s *teller) []chapter { return []chapter{s.flooded, s.nothingFailed} },
+		},
+		{
+			Name: "partition", About: "a node loses sight of the others, and finds them again", nodes: 3, backends: 2,
+			chapters: func(s *teller) []chapter { return []chapter{s.partition, s.nothingFailed} },
+		},
+	}
+}
+
+// Tell tells it. It takes about half a minute and gives an error for every promise that
+// was broken.
+func (st Story) Tell(ctx context.Context, l *Lab, out io.Writer) error {
+	if len(l.nodes) < st.nodes || len(l.backends) < st.backends {
+		return fmt.Errorf("the story %s needs %d nodes and %d backends at least, not %d and %d", st.Name, st.nodes, st.backends, len(l.nodes), len(l.backends))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &story{Lab: l, out: out, begun: time.Now()}
-	err := s.tell(ctx)
+	s := &teller{Lab: l, out: out, live: newLive(out), begun: time.Now()}
+	if s.live != nil {
+		s.out = s.live
+	}
+	err := s.tell(ctx, st)
 	if s.load != nil {
 		s.load.stop()
 	}
+	cancel()
+	s.watching.Wait()
 	return errors.Join(append(s.broken, err)...)
 }
 
-type story struct {
+// teller is in the middle of a story.
+type teller struct {
 	*Lab
-	out    io.Writer
-	begun  time.Time
-	load   *load
-	broken []error // promises
+	out      io.Writer
+	live     *live // nil: out is no terminal
+	watching sync.WaitGroup
+	begun    time.Time
+	load     *load
+	broken   []error // promises
 
 	// What the summary counts.
 	died     int // failed requests that a backend's death explains
-	complete int // downloads
-	lost     int // downloads, with their backend
+	started  int // downloads
+	complete int // of those
+	lost     int // of those, with their backend
 
 	// While a backend returned: requests under way then may have lost theirs.
 	returned, settled time.Time
 }
 
-func (s *story) tell(ctx context.Context) error {
-	for _, chapter := range []func(context.Context) error{
-		s.assembly, s.everyday, s.nodeDies, s.backendDies, s.summary,
-	} {
-		if err := chapter(ctx); err != nil {
+func (s *teller) tell(ctx context.Context, st Story) error {
+	for _, tell := range append([]chapter{s.assembly, s.everyday}, st.chapters(s)...) {
+		if err := tell(ctx); err != nil {
 			return err
 		}
 	}
@@ -67,18 +119,18 @@ func (s *story) tell(ctx context.Context) error {
 }
 
 // say prints a sentence with the time since the beginning.
-func (s *story) say(format string, args ...any) {
+func (s *teller) say(format string, args ...any) {
 	fmt.Fprintf(s.out, "[%5.1fs] %s\n", time.Since(s.begun).Seconds(), fmt.Sprintf(format, args...))
 }
 
 // breach notes a broken promise, and says so.
-func (s *story) breach(format string, args ...any) {
+func (s *teller) breach(format string, args ...any) {
 	err := fmt.Errorf(format, args...)
 	s.say("PROMISE BROKEN: %v", err)
 	s.broken = append(s.broken, err)
 }
 
-func (s *story) assembly(ctx context.Context) error {
+func (s *teller) assembly(ctx context.Context) error {
 	s.say("%d nodes start. Each loads its program, asks the %d backends for the VIPs, tells the others what it found, and announces", len(s.nodes), len(s.backends))
 	s.more("the service's virtual addresses (VIPs) %s and %s to the router, by BGP.", VIPs.V4, VIPs.V6)
 	if err := s.settle(ctx); err != nil {
@@ -90,17 +142,20 @@ func (s *story) assembly(ctx context.Context) error {
 }
 
 // more continues a sentence on the next line.
-func (s *story) more(format string, args ...any) {
+func (s *teller) more(format string, args ...any) {
 	fmt.Fprintf(s.out, "         %s\n", fmt.Sprintf(format, args...))
 }
 
-func (s *story) everyday(ctx context.Context) error {
+func (s *teller) everyday(ctx context.Context) error {
 	before, err := s.packets(ctx)
 	if err != nil {
 		return err
 	}
 	begin := time.Now()
 	s.load = s.startLoad(ctx, workers, workerPause)
+	if s.live != nil {
+		s.watching.Go(func() { s.live.run(ctx, s) })
+	}
 	s.say("Traffic: %d visitors ask for a page again and again, by IPv4 and IPv6, with a new connection each time.", workers)
 	if err := s.pause(ctx, 4*time.Second); err != nil {
 		return err
@@ -116,10 +171,10 @@ func (s *story) everyday(ctx context.Context) error {
 	return nil
 }
 
-func (s *story) nodeDies(ctx context.Context) error {
-	all, err := s.startDownloads(ctx, downloads, downloadRate, 8*time.Second)
+func (s *teller) nodeDies(ctx context.Context) error {
+	all, err := s.download(ctx, 8*time.Second)
 	if err != nil {
-		return fmt.Errorf("start downloads: %w", err)
+		return err
 	}
 	s.say("%d long downloads begin, beside the traffic.", downloads)
 	carried, err := s.carriers(ctx, all)
@@ -166,16 +221,12 @@ func (s *story) nodeDies(ctx context.Context) error {
 	return nil
 }
 
-func (s *story) backendDies(ctx context.Context) error {
-	all, err := s.startDownloads(ctx, downloads, downloadRate, 5*time.Second)
+func (s *teller) backendDies(ctx context.Context) error {
+	all, err := s.download(ctx, 5*time.Second)
 	if err != nil {
-		return fmt.Errorf("start downloads: %w", err)
+		return err
 	}
-	served := map[string]int{}
-	for _, d := range all {
-		served[d.backend]++
-	}
-	victim := slices.MaxFunc(s.backends, func(a, b *Backend) int { return cmp.Compare(served[a.Name], served[b.Name]) })
+	served, victim := s.busiest(all)
 	s.say("%d downloads more begin; %s.", downloads, s.shares(served))
 	if err := s.pause(ctx, time.Second); err != nil {
 		return err
@@ -229,7 +280,7 @@ func (s *story) backendDies(ctx context.Context) error {
 	return nil
 }
 
-func (s *story) summary(context.Context) error {
+func (s *teller) deaths(context.Context) error {
 	s.load.stop()
 	asked := s.load.since(time.Time{})
 	failed := failures(asked)
@@ -239,13 +290,32 @@ func (s *story) summary(context.Context) error {
 		len(asked), len(failed), s.died, moved)
 	s.more("their backend changed because one returned, %d at any other time.", len(failed)-s.died-moved)
 	s.more("Of %d downloads %d are complete; %d broke with their backend, %d for any other reason.",
-		2*downloads, s.complete, s.lost, 2*downloads-s.complete-s.lost)
+		s.started, s.complete, s.lost, s.started-s.complete-s.lost)
 	return nil
+}
+
+// download begins downloads that take so long.
+func (s *teller) download(ctx context.Context, length time.Duration) ([]*transfer, error) {
+	all, err := s.startDownloads(ctx, downloads, downloadRate, length)
+	if err != nil {
+		return nil, fmt.Errorf("start downloads: %w", err)
+	}
+	s.started += len(all)
+	return all, nil
+}
+
+// busiest gives how many of these downloads each backend serves, and the one with most.
+func (s *teller) busiest(all []*transfer) (served map[string]int, most *Backend) {
+	served = map[string]int{}
+	for _, d := range all {
+		served[d.backend]++
+	}
+	return served, slices.MaxFunc(s.backends, func(a, b *Backend) int { return cmp.Compare(served[a.Name], served[b.Name]) })
 }
 
 // await waits for the end of downloads. Those of a backend that has died, if
 // any, may break.
-func (s *story) await(ctx context.Context, all []*transfer, dead *Backend) error {
+func (s *teller) await(ctx context.Context, all []*transfer, dead *Backend) error {
 	for _, d := range all {
 		err := d.wait()
 		switch {
@@ -263,19 +333,19 @@ func (s *story) await(ctx context.Context, all []*transfer, dead *Backend) error
 }
 
 // judge finds failures among requests that had none to have.
-func (s *story) judge(requests []request) {
+func (s *teller) judge(requests []request) {
 	if failed := failures(requests); len(failed) > 0 {
 		s.breach("%d of %d requests failed that were to succeed, the first with: %w", len(failed), len(requests), failed[0].err)
 	}
 }
 
-func (s *story) settle(ctx context.Context) error {
+func (s *teller) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return s.WaitReady(ctx)
 }
 
-func (s *story) pause(ctx context.Context, d time.Duration) error {
+func (s *teller) pause(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -286,7 +356,7 @@ func (s *story) pause(ctx context.Context, d time.Duration) error {
 
 // carriers counts the downloads whose packets each node gets, by watching the
 // switch for a moment.
-func (s *story) carriers(ctx context.Context, all []*transfer) (map[string]int, error) {
+func (s *teller) carriers(ctx context.Context, all []*transfer) (map[string]int, error) {
 	ports, err := s.clientPorts(func() error { return s.pause(ctx, time.Second) })
 	if err != nil {
 		return nil, err
@@ -303,7 +373,7 @@ func (s *story) carriers(ctx context.Context, all []*transfer) (map[string]int, 
 }
 
 // packets asks the nodes how many packets each has passed on to each backend.
-func (s *story) packets(ctx context.Context) (map[[2]string]uint64, error) {
+func (s *teller) packets(ctx context.Context) (map[[2]string]uint64, error) {
 	passed := map[[2]string]uint64{}
 	for _, n := range s.nodes {
 		status, err := n.Status(ctx)
@@ -320,7 +390,7 @@ func (s *story) packets(ctx context.Context) (map[[2]string]uint64, error) {
 }
 
 // table shows a row a node and a column a backend.
-func (s *story) table(before, after map[[2]string]uint64, asked []request) {
+func (s *teller) table(before, after map[[2]string]uint64, asked []request) {
 	row := func(name string, cells func(backend string) string, comment string) {
 		line := fmt.Sprintf("         %10s", name)
 		for _, b := range s.backends {
@@ -350,7 +420,7 @@ func byBackend(requests []request) map[string]int {
 }
 
 // shares is "lb1 has 3, lb2 5, lb3 4".
-func (s *story) shares(counts map[string]int) string {
+func (s *teller) shares(counts map[string]int) string {
 	var parts []string
 	verb := " has"
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
@@ -360,7 +430,7 @@ func (s *story) shares(counts map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-func (s *story) nodeNames() string {
+func (s *teller) nodeNames() string {
 	var names []string
 	for _, n := range s.nodes {
 		names = append(names, n.Name)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestTheStoryKeepsItsPromisesAndLeavesNothingBehind(t *testing.T) {
@@ -20,7 +22,7 @@ func TestTheStoryKeepsItsPromisesAndLeavesNothingBehind(t *testing.T) {
 	o := testOptions(os.Getpid())
 	var out bytes.Buffer
 	begun := time.Now()
-	err := Run(t.Context(), o, false, io.MultiWriter(&out, t.Output()))
+	err := Run(t.Context(), o, &Stories()[0], io.MultiWriter(&out, t.Output()))
 	if err != nil {
 		t.Errorf("got %v, want no error", err)
 	}
@@ -35,6 +37,49 @@ func TestTheStoryKeepsItsPromisesAndLeavesNothingBehind(t *testing.T) {
 	nothingLeft(t, o)
 }
 
+// Each of the other stories is told on a terminal.
+func TestTheOtherStoriesKeepTheirPromises(t *testing.T) {
+	for i, story := range Stories()[1:] {
+		t.Run(story.Name, func(t *testing.T) {
+			needRoot(t)
+			o := testOptions(os.Getpid())
+			o.Forward, o.Nodes = Forwards[i%len(Forwards)], max(2, story.nodes)
+			ours, theirs := terminal(t)
+			shown := make(chan string)
+			go func() {
+				var all bytes.Buffer
+				_, _ = io.Copy(&all, ours) // ends with an error, when theirs is closed
+				shown <- all.String()
+			}()
+			err := Run(t.Context(), o, &story, theirs)
+			theirs.Close()
+			got := <-shown
+			if err != nil {
+				t.Errorf("got %v, want no error, from:\n%s", err, got)
+			}
+			if !strings.Contains(got, " packets/s │ ") || !strings.Contains(got, "Done. Of ") {
+				t.Error("got no live line, or no summary")
+			}
+			nothingLeft(t, o)
+		})
+	}
+}
+
+// terminal gives both sides of one that is 200 columns wide.
+func terminal(t *testing.T) (ours, theirs *os.File) {
+	t.Helper()
+	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	t.Cleanup(func() { ours.Close() })
+	must(t, unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0))
+	number, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN)
+	must(t, err)
+	theirs, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	must(t, err)
+	must(t, unix.IoctlSetWinsize(int(theirs.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 200}))
+	return ours, theirs
+}
+
 func TestAnInterruptedLabLeavesNothingBehind(t *testing.T) {
 	needRoot(t)
 	o := testOptions(os.Getpid())
@@ -42,7 +87,7 @@ func TestAnInterruptedLabLeavesNothingBehind(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), after)
 		defer cancel()
 		var out bytes.Buffer
-		if err := Run(ctx, o, false, io.MultiWriter(&out, t.Output())); !errors.Is(err, context.DeadlineExceeded) {
+		if err := Run(ctx, o, &Stories()[0], io.MultiWriter(&out, t.Output())); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("after %v: got %v, want %v", after, err, context.DeadlineExceeded)
 		}
 		if strings.Contains(out.String(), "BROKEN") {
@@ -92,7 +137,7 @@ func TestALabThatWasKilledIsRefusedUntilItIsCleaned(t *testing.T) {
 // stand is a lab that stands until it is killed: what the test program becomes
 // when standEnv asks for it.
 func stand() {
-	if err := Run(context.Background(), testOptions(os.Getpid()), true, os.Stdout); err != nil {
+	if err := Run(context.Background(), testOptions(os.Getpid()), nil, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

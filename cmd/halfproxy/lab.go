@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,16 +14,25 @@ import (
 
 func labCommand() *cobra.Command {
 	var options lab.Options
-	var forward string
+	var forward, name string
 	var keep, clean bool
+	stories := lab.Stories()
+	var names []string
+	var about strings.Builder
+	for _, s := range stories {
+		names = append(names, s.Name)
+		fmt.Fprintf(&about, "  %-11s %s\n", s.Name, s.About)
+	}
 	cmd := &cobra.Command{
 		Use:   "lab",
 		Short: "Run the whole system on this machine in network namespaces, and tell a story of failures",
 		Long: `Builds a client, a router, load balancer nodes and backends as network
-namespaces on this machine, each node a real halfproxy process, and tells a
-story: traffic flows, a node is killed in the middle of long downloads, a
-backend is killed, both return. Takes everything down at the end, also on
-Ctrl-C. Needs root.`,
+namespaces on this machine, each node a real halfproxy process, has traffic
+flow, and tells a story. Takes everything down at the end, also on Ctrl-C.
+Needs root.
+
+Stories:
+` + strings.TrimSuffix(about.String(), "\n"),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if clean {
@@ -33,7 +43,14 @@ Ctrl-C. Needs root.`,
 				return fmt.Errorf("--forward %q is unknown: use one of %v", forward, lab.Forwards)
 			}
 			options.Forward = lab.Forwards[i]
-			return lab.Run(cmd.Context(), options, keep, cmd.OutOrStdout())
+			if keep {
+				return lab.Run(cmd.Context(), options, nil, cmd.OutOrStdout())
+			}
+			i = slices.Index(names, name)
+			if i < 0 {
+				return fmt.Errorf("--story %q is unknown: use one of %v", name, names)
+			}
+			return lab.Run(cmd.Context(), options, &stories[i], cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
@@ -43,8 +60,11 @@ Ctrl-C. Needs root.`,
 	flags.StringVar(&forward, "forward", lb.L2.String(), "the way from nodes to backends: l2, ipip, gre or gue")
 	wordsOf(cmd, "router", lab.Embedded, "frr", "bird")
 	wordsOf(cmd, "forward", "l2", "ipip", "gre", "gue")
+	flags.StringVar(&name, "story", names[0], "the story, by `NAME`")
+	wordsOf(cmd, "story", names...)
 	flags.BoolVar(&keep, "keep", false, "tell no story: let the lab stand until Ctrl-C, and say how to play with it")
 	flags.BoolVar(&clean, "clean", false, "remove what an earlier lab that was killed left behind")
+	cmd.MarkFlagsMutuallyExclusive("story", "keep", "clean")
 	return cmd
 }
 

@@ -78,6 +78,7 @@ func TestExitCodesTellUsageFromFailure(t *testing.T) {
 		{"capture --socket " + missing, exitNo, missing},
 		{"lab --forward pigeon", exitNo, `--forward "pigeon" is unknown: use one of [l2 ipip gre gue]`},
 		{"lab --router carp", exitNo, `router "carp" is unknown`},
+		{"lab --story novel", exitNo, `--story "novel" is unknown: use one of [failover drain upgrade flood partition]`},
 	} {
 		stdout, stderr, code := call(t, strings.Fields(tt.args)...)
 		says := stderr
