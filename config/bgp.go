@@ -26,7 +26,7 @@ func (c *checker) bgp(s bgpSection) BGP {
 	bgp.GracefulShutdown, _ = want(c.report, s.GracefulShutdown, 2*time.Second, lasting(0, 10*time.Minute))
 
 	some(c.report, s.Peers, "list the routers, or leave bgp out to announce nothing")
-	first := map[netip.Addr]int{}
+	first := map[netip.Addr]place{}
 	for _, entry := range s.Peers.items {
 		peer := c.peer(entry, bgp.ASN)
 		if peer.Address.IsValid() {
@@ -155,7 +155,7 @@ func (c *checker) announcements(f *file, cfg *Config) {
 	type teller struct {
 		announcement lb.Announcement
 		service      string
-		line         int
+		at           place
 	}
 	first := map[lb.VIP]teller{}
 	for i, entry := range f.Services.items {
@@ -167,12 +167,12 @@ func (c *checker) announcements(f *file, cfg *Config) {
 		}
 		service.Announce = c.announcement(s.Peers, s.Communities, s.MED, s.LocalPreference, s.Prepend, cfg.BGP)
 		for _, vip := range service.VIPs {
-			teller := teller{service.Announce, service.Name, entry.Announce.line}
+			teller := teller{service.Announce, service.Name, entry.Announce.place}
 			other, shared := first[vip]
 			if !shared {
 				first[vip] = teller
 			} else if !other.announcement.Equal(service.Announce) {
-				c.at(s.place, "announces %q in another way than service %q, line %d: it is one route, give both the same peers, communities, med, local_preference and prepend", vip, other.service, other.line)
+				c.at(s.place, "announces %q in another way than service %q, %s: it is one route, give both the same peers, communities, med, local_preference and prepend", vip, other.service, other.at.seen(s.place))
 				break
 			}
 		}

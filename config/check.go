@@ -28,6 +28,9 @@ func (c *checker) config(f *file) Config {
 	if cluster, http := cfg.Cluster.Listen, cfg.HTTP.Listen; overlap(cluster, http) {
 		c.at(f.HTTP.Listen.place, "%q takes the port of cluster.listen %q: give one of them another", http, cluster)
 	}
+	if f.Services.state == absent && f.Include.state == absent {
+		c.at(f.Services.place, "is missing: list them, or write [] for a node that serves nothing yet")
+	}
 	cfg.Services = c.services(f.Services)
 	c.announcements(f, &cfg)
 	cfg.BGP.Aggregates = c.aggregates(f.BGP, cfg)
@@ -59,7 +62,7 @@ func (c *checker) node(s nodeSection) Node {
 	node.FlowRecords, _ = want(c.report, s.FlowRecords, lb.DefaultFlowRecords, between(1<<10, 1<<24))
 	node.DenyFile, _ = want(c.report, s.DenyFile, "", parseText)
 	if node.DenyFile != "" && c.host.beside != nil {
-		node.DenyFile = c.host.beside(node.DenyFile)
+		node.DenyFile = c.host.beside("", node.DenyFile)
 	}
 	return node
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"os"
@@ -111,30 +112,45 @@ type Admin struct {
 	Socket string
 }
 
-// Load reads the file at path and the files that it names, whose
-// relative paths start at the file's own folder. When something is wrong with
+// Load reads the file at path, those that it includes and those that it names. Relative
+// paths start at the folder of the file that has them. When something is wrong with
 // what they hold, the error is of type Errors and has all of it.
 func Load(path string) (Config, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
-	beside := func(file string) string {
-		if filepath.IsAbs(file) {
-			return file
-		}
-		return filepath.Join(filepath.Dir(path), file)
+	h := around(path)
+	h.file, h.denied = readFile, ReadDenied
+	return parse(path, data, h)
+}
+
+// LoadWithoutSecrets is Load for somebody who may not read keys, passwords and
+// certificates: they stay empty, and so does the deny list.
+func LoadWithoutSecrets(path string) (Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
 	}
-	return parse(path, data, host{
-		name:   os.Hostname,
-		beside: beside,
-		file:   func(file string, secret bool) ([]byte, error) { return readFile(beside(file), secret) },
-		denied: ReadDenied,
-	})
+	return parse(path, data, around(path))
+}
+
+// around is the host as it is seen from the file at path.
+func around(path string) host {
+	return host{
+		name: os.Hostname,
+		beside: func(from, file string) string {
+			if filepath.IsAbs(file) {
+				return file
+			}
+			return filepath.Join(filepath.Dir(cmp.Or(from, path)), file)
+		},
+	}
 }
 
 // Parse is Load for a file that is in memory, called name in errors. It opens
-// no file: keys, passwords and certificates stay empty.
+// no file: keys, passwords and certificates stay empty, and what it includes is not
+// there.
 func Parse(name string, data []byte) (Config, error) {
 	return parse(name, data, host{name: os.Hostname})
 }
@@ -142,7 +158,7 @@ func Parse(name string, data []byte) (Config, error) {
 // host is what the machine adds to the file.
 type host struct {
 	name   func() (string, error)
-	beside func(path string) string                       // a path as the file has it, from where the file is; nil: as it is
+	beside func(from, path string) string                 // a path as the file from has it (empty: the file itself); nil: no file is opened
 	file   func(path string, secret bool) ([]byte, error) // nil: files are not read
 	denied func(path string) ([]netip.Prefix, error)      // nil: the deny list is not read
 }
@@ -154,6 +170,7 @@ func parse(name string, data []byte, h host) (Config, error) {
 		return Config{}, report.errors()
 	}
 	c := checker{report: report, host: h, hosts: map[netip.Addr]string{}}
+	c.include(shape)
 	cfg := c.config(shape)
 	if err := report.errors(); err != nil {
 		return Config{}, err

@@ -24,17 +24,21 @@ func decode(r *report, data []byte) (*file, bool) {
 	return shape, decodeInto(r, data, shape)
 }
 
-func decodeInto(r *report, data []byte, shape part) bool {
-	d := decoder{report: r, anchors: map[string]ast.Node{}}
+func decodeInto(r *report, data []byte, shape part) bool { return decodeIncluded(r, "", data, shape) }
+
+// decodeIncluded is decodeInto for a file that the file includes.
+func decodeIncluded(r *report, name string, data []byte, shape part) bool {
+	d := decoder{report: r, name: name, anchors: map[string]ast.Node{}}
 	root, ok := d.document(data)
 	if ok {
-		d.fill(shape, root, place{line: 1})
+		d.fill(shape, root, place{file: name, line: 1})
 	}
 	return ok
 }
 
 type decoder struct {
 	*report
+	name    string // as places have it
 	anchors map[string]ast.Node
 }
 
@@ -51,7 +55,7 @@ func (d *decoder) document(data []byte) (ast.Node, bool) {
 			}
 		}
 		message = strings.NewReplacer("\t", "<tab>", "\n", " ", "\r", " ").Replace(message)
-		d.add(line, "not YAML: %s: look at the indentation and the quotes here and in the line above", message)
+		d.add(place{file: d.name, line: line}, "not YAML: %s: look at the indentation and the quotes here and in the line above", message)
 		return nil, false
 	}
 	var root ast.Node
@@ -61,7 +65,7 @@ func (d *decoder) document(data []byte) (ast.Node, bool) {
 		case root == nil:
 			root = document.Body
 		default:
-			d.add(line(document.Body), "a second document begins: a file holds one, remove the --- or ... before it")
+			d.add(place{file: d.name, line: line(document.Body)}, "a second document begins: a file holds one, remove the --- or ... before it")
 			return nil, false
 		}
 	}

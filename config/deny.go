@@ -41,9 +41,9 @@ func parseDenied(path string, data []byte) ([]netip.Prefix, error) {
 		prefix, err := parseDeniedLine(text)
 		switch {
 		case err != nil:
-			r.add(n, "%q %w", clip(text), err)
+			r.add(place{line: n}, "%q %w", clip(text), err)
 		case len(list) == mostDenied:
-			r.add(n, "%s is one too many: the program has room for %d prefixes, put some together", prefix, mostDenied)
+			r.add(place{line: n}, "%s is one too many: the program has room for %d prefixes, put some together", prefix, mostDenied)
 			return nil, r.errors()
 		case !seen[prefix]:
 			seen[prefix] = true
@@ -51,7 +51,7 @@ func parseDenied(path string, data []byte) ([]netip.Prefix, error) {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		r.add(1, "is no list of prefixes: %w: write one a line", err)
+		r.add(place{line: 1}, "is no list of prefixes: %w: write one a line", err)
 	}
 	return list, r.errors()
 }

@@ -47,6 +47,7 @@ func (e Errors) Unwrap() []error {
 
 // place is where in a file something stands, or would stand.
 type place struct {
+	file  string // the one that was included; empty: the file itself
 	line  int
 	path  string // as errors show it: services[1] "web": check.timeout
 	state state
@@ -83,7 +84,18 @@ func (p place) key(name string) place {
 
 // entry is the place of a list's entry, which the file does have.
 func (p place) entry(i, line int) place {
-	return place{line: line, path: fmt.Sprintf("%s[%d]", p.path, i), state: given}
+	return place{file: p.file, line: line, path: fmt.Sprintf("%s[%d]", p.path, i), state: given}
+}
+
+// seen is where p is, for an error about something at another place.
+func (p place) seen(from place) string {
+	switch {
+	case p.file == from.file:
+		return fmt.Sprintf("line %d", p.line)
+	case p.file == "":
+		return fmt.Sprintf("line %d of the file that includes this one", p.line)
+	}
+	return fmt.Sprintf("line %d of %s", p.line, p.file)
 }
 
 func (p place) isEntry() bool { return strings.HasSuffix(p.path, "]") }
@@ -166,24 +178,26 @@ func (r *report) note(p place, n note) {
 	r.notes[p.path] = n
 }
 
-// add reports an error that has its path already.
-func (r *report) add(line int, format string, args ...any) {
-	r.list = append(r.list, &Error{File: r.file, Line: line, Err: fmt.Errorf(format, args...)})
+// add reports an error that has its path already. Of the place only the line and the
+// file count.
+func (r *report) add(at place, format string, args ...any) {
+	r.list = append(r.list, &Error{File: cmp.Or(at.file, r.file), Line: at.line, Err: fmt.Errorf(format, args...)})
 }
 
 // at reports an error about what stands at p: "cluster.size is missing: ...".
 func (r *report) at(p place, format string, args ...any) {
-	r.add(p.line, "%s "+format, append([]any{cmp.Or(p.path, "the file")}, args...)...)
+	r.add(p, "%s "+format, append([]any{cmp.Or(p.path, "the file")}, args...)...)
 }
 
 // inside reports an error about something in the mapping at p, whose path is
 // therefore set apart: "services[0] "web": check: unknown key ...".
 func (r *report) inside(p place, line int, format string, args ...any) {
+	at := place{file: p.file, line: line}
 	if p.path == "" {
-		r.add(line, format, args...)
+		r.add(at, format, args...)
 		return
 	}
-	r.add(line, "%s: "+format, append([]any{strings.TrimSuffix(p.path, ":")}, args...)...)
+	r.add(at, "%s: "+format, append([]any{strings.TrimSuffix(p.path, ":")}, args...)...)
 }
 
 // rank puts the file itself before those that it names.

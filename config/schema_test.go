@@ -21,6 +21,7 @@ import (
 const (
 	nodeSchema    = "../deploy/halfproxy.schema.json"
 	backendSchema = "../deploy/backend.schema.json"
+	includeSchema = "../deploy/services.schema.json"
 )
 
 // beyondSchema has the tests whose files are wrong in a way that a schema cannot
@@ -55,7 +56,9 @@ func published(t *testing.T, schema string) *jsonschema.Schema {
 	return s
 }
 
-var compiled = map[string]func() (*jsonschema.Schema, error){nodeSchema: compiledOnce(nodeSchema), backendSchema: compiledOnce(backendSchema)}
+var compiled = map[string]func() (*jsonschema.Schema, error){
+	nodeSchema: compiledOnce(nodeSchema), backendSchema: compiledOnce(backendSchema), includeSchema: compiledOnce(includeSchema),
+}
 
 func compiledOnce(schema string) func() (*jsonschema.Schema, error) {
 	return sync.OnceValues(func() (*jsonschema.Schema, error) { return jsonschema.NewCompiler().Compile(schema) })
@@ -225,7 +228,7 @@ func everyNote(t *testing.T) map[string][]note {
 	t.Helper()
 	files := []string{
 		string(read(t, "../deploy/halfproxy.yaml")),
-		"node: {interfaces: [eth0]}\nbgp: {asn: 1, router_id: 192.0.2.1, communities: [no-export], peers: [{address: 192.0.2.2, asn: 2, bfd: {}, local_address: 192.0.2.1}]}\nservices: []\n",
+		"include: services.d/*.yaml\nnode: {interfaces: [eth0]}\nbgp: {asn: 1, router_id: 192.0.2.1, communities: [no-export], peers: [{address: 192.0.2.2, asn: 2, bfd: {}, local_address: 192.0.2.1}]}\nservices: []\n",
 	}
 	for _, options := range []string{
 		"check: {type: http, headers: {A: b}}", "check: {type: grpc}", "check: {type: grpc, tls: true, host: www, ca_file: ca, cert_file: c, key_file: k, service: s}",
@@ -244,6 +247,7 @@ func everyNote(t *testing.T) map[string][]note {
 			t.Fatal(report.errors())
 		}
 		c := checker{report: report, host: host{name: os.Hostname}, hosts: map[netip.Addr]string{}}
+		c.include(shape)
 		c.config(shape)
 		notes = gathered(notes, report)
 	}

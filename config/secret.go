@@ -58,7 +58,7 @@ func (c *checker) read(v value, path string, secret bool) ([]byte, bool) {
 	if c.host.file == nil {
 		return nil, false
 	}
-	data, err := c.host.file(path, secret)
+	data, err := c.host.file(c.host.beside(v.file, path), secret)
 	if err != nil {
 		c.at(v.place, "%s %w", v, err)
 	}

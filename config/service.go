@@ -19,12 +19,9 @@ type claim struct {
 }
 
 func (c *checker) services(s list[serviceEntry]) []lb.Service {
-	if s.state == absent {
-		c.at(s.place, "is missing: list them, or write [] for a node that serves nothing yet")
-	}
 	var services []lb.Service
 	var claims []claim
-	first := map[string]int{}
+	first := map[string]place{}
 	for _, entry := range s.items {
 		service, places := c.service(entry)
 		if service.Name != "" {
@@ -77,8 +74,8 @@ func (c *checker) claims(claims []claim) {
 			i := slices.IndexFunc(held, func(h holding) bool { return h.port.Clashes(port) })
 			if i >= 0 {
 				owner := held[i]
-				c.at(claim.at, "%q with %v belongs to service %q already, by line %d: give it another port or address",
-					vip, port, owner.service.Name, owner.at.line)
+				c.at(claim.at, "%q with %v belongs to service %q already, by %s: give it another port or address",
+					vip, port, owner.service.Name, owner.at.seen(claim.at))
 				continue
 			}
 			owners[vip] = append(owners[vip], holding{claim, port})
@@ -266,7 +263,7 @@ func (c *checker) serverID(s backendEntry, quic lb.QUIC, address netip.Addr) (lb
 func (c *checker) backends(s serviceEntry, quic lb.QUIC) []lb.Backend {
 	some(c.report, s.Backends, "list the servers, weight: 0 drains one that has to stay")
 	var backends []lb.Backend
-	names, addresses, serverIDs := map[string]int{}, map[netip.Addr]int{}, map[lb.ServerID]int{}
+	names, addresses, serverIDs := map[string]place{}, map[netip.Addr]place{}, map[lb.ServerID]int{}
 	for _, entry := range s.Backends.items {
 		var backend lb.Backend
 		var ok bool

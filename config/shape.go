@@ -8,6 +8,7 @@ package config
 //	range     least and most, of kinds that have them
 //	default   what it is where the file is silent, if that is always the same
 //	required  true
+//	unless    the key without which it is required
 //	some      true: a list has an entry, if it is there
 //	types     of a check: those that have a use for it; required is then with these
 //
@@ -27,7 +28,17 @@ type file struct {
 	// What changes something arrives here alone.
 	Admin adminSection `yaml:"admin"`
 
+	// Files with more services, by path or pattern (services.d/*.yaml), one or some in a
+	// list. Default: none.
+	Include listOrValue `yaml:"include" kind:"path" some:"true"`
 	// What clients ask for. [] is a node that serves nothing yet.
+	Services list[serviceEntry] `yaml:"services" unless:"include"`
+}
+
+// includedFile is the shape of a file that another includes.
+type includedFile struct {
+	section
+	// As in the file that includes this one.
 	Services list[serviceEntry] `yaml:"services" required:"true"`
 }
 

@@ -56,7 +56,7 @@ func want[T any](r *report, v value, fallback T, parse reader[T]) (T, bool) {
 func entries[T comparable](r *report, l list[value], parse reader[T]) ([]T, []place) {
 	var results []T
 	var places []place
-	first := map[T]int{}
+	first := map[T]place{}
 	for _, v := range l.items {
 		result, ok := want(r, v, *new(T), parse)
 		if ok && once(r, first, result, v, "remove one of them") {
@@ -77,14 +77,14 @@ func some[T any](r *report, l list[T], remedy string) {
 }
 
 // once reports a value whose meaning was in the file before; first has the
-// lines of those that were.
-func once[T comparable](r *report, first map[T]int, meaning T, v value, remedy string) bool {
-	line, twice := first[meaning]
+// places of those that were.
+func once[T comparable](r *report, first map[T]place, meaning T, v value, remedy string) bool {
+	before, twice := first[meaning]
 	if twice {
-		r.at(v.place, "%s is there already, in line %d: %s", v, line, remedy)
+		r.at(v.place, "%s is there already, in %s: %s", v, before.seen(v.place), remedy)
 		return false
 	}
-	first[meaning] = v.line
+	first[meaning] = v.place
 	return true
 }
 

@@ -60,8 +60,7 @@ func prescription(path string) (config.Config, doctor.Report) {
 	if err == nil {
 		return cfg, doctor.Report{LookedAt: []string{"configuration: " + path}}
 	}
-	data, unreadable := os.ReadFile(path)
-	if unreadable != nil {
+	if _, unreadable := os.ReadFile(path); unreadable != nil {
 		return none, doctor.Report{Unchecked: []string{fmt.Sprintf("anything but this host alone: no configuration: %v", unreadable)}}
 	}
 	var report doctor.Report
@@ -75,7 +74,7 @@ func prescription(path string) (config.Config, doctor.Report) {
 		}}
 	}
 	// It may be a secret alone that is missing: the rest is then worth a look.
-	if cfg, err = config.Parse(path, data); err != nil {
+	if cfg, err = config.LoadWithoutSecrets(path); err != nil {
 		report.Unchecked = append(report.Unchecked, "anything but this host alone: the configuration is wrong")
 		return none, report
 	}

@@ -22,6 +22,9 @@ names the schema:
 
 ` + "    # yaml-language-server: $schema=/usr/share/halfproxy/halfproxy.schema.json" + `
 
+backend.schema.json is that of backend.yaml, and services.schema.json that of files that
+` + "`include`" + ` names.
+
 A schema sees one value at a time: what does not go together ` + "`check`" + ` alone can say.
 
 | value | how it is written |
@@ -38,6 +41,8 @@ A schema sees one value at a time: what does not go together ` + "`check`" + ` a
 | path | where it is relative, from the folder of the file that it stands in |
 
 # /etc/halfproxy/halfproxy.yaml
+
+A file that ` + "`include`" + ` names has ` + "`services`" + ` and nothing else.
 
 `)
 	table(&out, node)
@@ -103,6 +108,8 @@ func fallback(k key) string {
 	switch {
 	case k.required && k.types != nil:
 		return "**required** with " + strings.Join(k.types, ", ")
+	case k.unless != "":
+		return "**required** without " + k.unless
 	case k.required:
 		return "**required**"
 	case k.literal != "":

@@ -44,8 +44,13 @@ func made(from string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	included, err := read(from, "includedFile")
+	if err != nil {
+		return nil, err
+	}
 	return map[string][]byte{
 		"deploy/halfproxy.schema.json": schema("/etc/halfproxy/halfproxy.yaml", node),
+		"deploy/services.schema.json":  schema("/etc/halfproxy/services.d/*.yaml", included),
 		"deploy/backend.schema.json":   schema("/etc/halfproxy/backend.yaml", backend),
 		"docs/configuration.md":        document(node, backend),
 	}, nil

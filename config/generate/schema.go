@@ -61,6 +61,11 @@ func mappingOf(keys []key) object {
 	if required != nil {
 		o = append(o, member{"required", required})
 	}
+	for _, k := range keys {
+		if k.unless != "" {
+			o = append(o, member{"anyOf", []object{{{"required", []string{k.name}}}, {{"required", []string{k.unless}}}}})
+		}
+	}
 	if rules := typeRules(keys); rules != nil {
 		o = append(o, member{"allOf", rules})
 	}

@@ -24,6 +24,7 @@ type key struct {
 	least    string
 	most     string
 	required bool
+	unless   string // the key without which it is required
 	some     bool
 	types    []string // of checks that have a use for it; none: all
 	keys     []key    // of mappings
@@ -95,7 +96,7 @@ func keyOf(types map[string]*ast.StructType, field *ast.Field) (key, error) {
 	tag := reflect.StructTag(text)
 	k := key{
 		name: tag.Get("yaml"), literal: tag.Get("default"), words: split(tag.Get("words")), types: split(tag.Get("types")),
-		required: tag.Get("required") == "true", some: tag.Get("some") == "true",
+		required: tag.Get("required") == "true", unless: tag.Get("unless"), some: tag.Get("some") == "true",
 	}
 	k.least, k.most, _ = strings.Cut(tag.Get("range"), "..")
 	k.doc, k.fallback, _ = strings.Cut(strings.Join(strings.Fields(field.Doc.Text()), " "), "Default: ")
