@@ -42,6 +42,10 @@ type Config struct {
 	// enough. It changes what the program does: that, too, is for the socket.
 	Capture func(context.Context, CaptureRequest, CaptureSink) error
 
+	// Settings gives the configuration that the node runs by. VIPs and names of files
+	// are for those who may use the socket; secrets are sealed with the salt.
+	Settings func(salt []byte) []Setting
+
 	// Reload takes the configuration file anew. Its error, on as many lines as
 	// there are faults, is shown to whoever asked. ctx ends when that one goes
 	// away, and when the server stops.
@@ -85,6 +89,7 @@ func New(cfg Config) (*Server, error) {
 		mux := s.reads(cfg)
 		mux.HandleFunc("POST /api/v1/reload", func(w http.ResponseWriter, r *http.Request) { s.reload(w, r, cfg.Reload) })
 		mux.HandleFunc("POST "+ordersPath, func(w http.ResponseWriter, r *http.Request) { s.order(w, r, cfg.Order) })
+		mux.HandleFunc("GET "+settingsPath, func(w http.ResponseWriter, r *http.Request) { s.settings(w, r, cfg.Settings) })
 		mux.HandleFunc("GET "+tracePath, func(w http.ResponseWriter, r *http.Request) { s.trace(w, r, cfg.Trace) })
 		mux.HandleFunc("POST "+capturePath, func(w http.ResponseWriter, r *http.Request) { s.capture(w, r, cfg) })
 		s.add(l, mux)

@@ -102,6 +102,9 @@ func (c *checker) families(s peerEntry, peer *Peer) {
 		some(c.report, s.Families, "name those of the VIPs that the router is to be told of, or leave it out")
 	}
 	all := s.Families.state == absent
+	if all {
+		c.note(s.Families.place, note{value: "[ipv4, ipv6]", silent: true})
+	}
 	peer.IPv4, peer.IPv6 = all || slices.Contains(families, "ipv4"), all || slices.Contains(families, "ipv6")
 
 	hops, places := entries(c.report, s.NextHops, parseAddress)

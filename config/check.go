@@ -54,6 +54,7 @@ func (c *checker) node(s nodeSection) Node {
 	node.Name, _ = want(c.report, s.Name, "", parseName)
 	if s.Name.state == absent {
 		node.Name = c.hostName(s.Name.place)
+		c.note(s.Name.place, note{value: node.Name, silent: true})
 	}
 	some(c.report, s.Interfaces, "name the NICs that carry VIP traffic")
 	node.Interfaces, _ = entries(c.report, s.Interfaces, parseInterface)
@@ -133,6 +134,7 @@ func (c *checker) cluster(s clusterSection) Cluster {
 	}
 	if len(hashKeys) > 0 {
 		cluster.HashKey = hashKeys[0]
+		c.keepSecret(s.HashKeyFile.place, cluster.HashKey) // wherever it is from
 	}
 	return cluster
 }

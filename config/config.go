@@ -1,11 +1,14 @@
 package config
 
 import (
+	"bufio"
 	"cmp"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
@@ -19,6 +22,8 @@ type Config struct {
 	HTTP     HTTP
 	Admin    Admin
 	Services []lb.Service // in the order of the file; none is a node that serves nothing yet
+
+	expanded []expanded // of which Settings and WriteExpanded are made
 
 	// Denied are the sources on the list that Node.DenyFile names.
 	Denied []netip.Prefix
@@ -175,5 +180,18 @@ func parse(name string, data []byte, h host) (Config, error) {
 	if err := report.errors(); err != nil {
 		return Config{}, err
 	}
+	cfg.expanded = report.expand(reflect.ValueOf(shape).Elem())
 	return cfg, nil
+}
+
+// Settings lists what holds, in the order of the file: what it says, and what is so
+// where it is silent.
+func (c Config) Settings() []Setting { return settings(c.expanded) }
+
+// WriteExpanded writes what holds as YAML, in one file, with a comment on what is
+// there by default. Headers of checks are written as the file has them.
+func (c Config) WriteExpanded(out io.Writer) error {
+	buffered := bufio.NewWriter(out)
+	writeExpanded(buffered, c.expanded, "")
+	return buffered.Flush()
 }

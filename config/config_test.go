@@ -96,6 +96,7 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 			},
 		},
 	}
+	got.expanded = nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -133,6 +134,7 @@ services:
 			MinHealthy:   lb.Quorum{Value: 1},
 		}},
 	}
+	got.expanded = nil
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -290,6 +292,7 @@ func TestParseTakes(t *testing.T) {
 				t.Fatal(err)
 			}
 			bySchema(t, nodeSchema, file, err)
+			expandsToItself(t, cfg)
 			if got := tt.got(cfg); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
@@ -469,6 +472,7 @@ func TestTheExamplesOfChecksParse(t *testing.T) {
 		indented := "    " + strings.ReplaceAll(strings.TrimSpace(example), "\n", "\n    ")
 		text := strings.Replace(edit(t, "    check: {type: tcp, via: direct}", indented), "[udp/53, tcp/53]", "[tcp/443, tcp/50051, tcp/5432, udp/53, tcp/53, udp/514]", 1)
 		cfg, err := Parse("halfproxy.yaml", []byte(text))
+		expandsToItself(t, cfg)
 		if err != nil {
 			t.Errorf("%s\n%v", example, err)
 			continue

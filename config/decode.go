@@ -73,7 +73,10 @@ func (d *decoder) document(data []byte) (ast.Node, bool) {
 }
 
 // part is a part of the shape: a section, a list, a value.
-type part interface{ put(place) }
+type part interface {
+	put(place)
+	here() place
+}
 
 // fill reads n into target. Without n it still walks the shape, so that what
 // is missing knows its place.

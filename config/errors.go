@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -65,6 +66,9 @@ const (
 // put makes at the place of what embeds one.
 func (p *place) put(at place) { *p = at }
 
+// here is that place.
+func (p *place) here() place { return *p }
+
 // key is the place of a mapping's key; it has the mapping's line until it is
 // found in the file.
 func (p place) key(name string) place {
@@ -89,10 +93,10 @@ func (p place) entry(i, line int) place {
 
 // seen is where p is, for an error about something at another place.
 func (p place) seen(from place) string {
-	switch {
-	case p.file == from.file:
+	switch p.file {
+	case from.file:
 		return fmt.Sprintf("line %d", p.line)
-	case p.file == "":
+	case "":
 		return fmt.Sprintf("line %d of the file that includes this one", p.line)
 	}
 	return fmt.Sprintf("line %d of %s", p.line, p.file)
@@ -123,6 +127,9 @@ type report struct {
 	file  string
 	list  Errors
 	notes map[string]note // by path
+
+	// secrets are digests of what is read from files, by the path of their names.
+	secrets map[string][]byte
 }
 
 // note is what holds at a place.
@@ -130,6 +137,19 @@ type note struct {
 	value  any
 	silent bool              // the file does not say it
 	takes  func(value) error // what is wrong with another value
+}
+
+// keepSecret notes what a file holds that stands at p, by a digest.
+func (r *report) keepSecret(p place, content []byte) {
+	if r.secrets == nil {
+		r.secrets = map[string][]byte{}
+	}
+	r.secrets[p.path] = digest(content)
+}
+
+func digest(content []byte) []byte {
+	sum := sha256.Sum256(content)
+	return sum[:]
 }
 
 // text is the value as the file would have it; empty: nothing is set.
@@ -145,6 +165,12 @@ func (n note) text() string {
 			words[i] = r.String()
 		}
 		return strings.Join(words, ",")
+	case []lb.Protocol:
+		words := make([]string, len(v))
+		for i, p := range v {
+			words[i] = p.String()
+		}
+		return "[" + strings.Join(words, ", ") + "]"
 	case netip.Addr, netip.AddrPort:
 		if reflect.ValueOf(v).IsZero() {
 			return ""

@@ -29,6 +29,9 @@ func (c *checker) check(s serviceEntry, ports []lb.Port) lb.Check {
 	check.Via = c.checkVia(s.Check, kind)
 	c.timing(s.Check, &check)
 	check.Port = c.checkPort(s, check.Type, typed, ports)
+	if s.Check.Port.state == absent && check.Port != 0 {
+		c.note(s.Check.Port.place, note{value: check.Port, silent: true})
+	}
 
 	switch check.Type {
 	case lb.CheckHTTP, lb.CheckHTTPS:
@@ -278,6 +281,9 @@ func (c *checker) dnsCheck(s checkSection, check *lb.Check, ports []lb.Port) {
 	}
 	if len(check.Over) == 0 {
 		check.Over = []lb.Protocol{lb.UDP}
+	}
+	if s.Over.state == absent {
+		c.note(s.Over.place, note{value: check.Over, silent: true})
 	}
 }
 

@@ -61,8 +61,10 @@ func (c *checker) read(v value, path string, secret bool) ([]byte, bool) {
 	data, err := c.host.file(c.host.beside(v.file, path), secret)
 	if err != nil {
 		c.at(v.place, "%s %w", v, err)
+		return nil, false
 	}
-	return data, err == nil
+	c.keepSecret(v.place, data)
+	return data, true
 }
 
 const makeKey = "make one by `head -c 32 /dev/urandom | base64` and give it to every node"

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,21 +13,43 @@ import (
 const defaultConfig = "/etc/halfproxy/halfproxy.yaml"
 
 func checkCommand() *cobra.Command {
-	var path string
+	var path, socket string
+	var expand, diff bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Validate a configuration file and print everything that is wrong with it",
-		Args:  cobra.NoArgs,
+		Long: `Validate a configuration file and print everything that is wrong with it.
+
+--expand prints the configuration in one file, with what it includes and with all
+defaults, each marked as such. --diff asks the node that runs what a reload would
+change, and says what that does to traffic. Exit code 0: the file is good, and with
+--diff the node would take it; 1: it is not, or it would not.`,
+		Example: "  halfproxy check --config ./halfproxy.yaml\n  halfproxy check --expand | less\n  halfproxy check --diff && systemctl reload halfproxy",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if expand && diff {
+				return errors.New("--expand and --diff do not go together: ask for one after the other")
+			}
+			return cobra.NoArgs(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(path)
 			if err != nil {
 				return err
+			}
+			switch {
+			case expand:
+				return cfg.WriteExpanded(cmd.OutOrStdout())
+			case diff:
+				return printDiff(cmd.Context(), cmd.OutOrStdout(), cmp.Or(socket, cfg.Admin.Socket), cfg)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: good, %s\n", path, count(len(cfg.Services), "service"))
 			return nil
 		},
 	}
 	configFlag(cmd, &path, defaultConfig)
+	cmd.Flags().BoolVar(&expand, "expand", false, "print the whole configuration, with every default")
+	cmd.Flags().BoolVar(&diff, "diff", false, "print what a reload would change in the node that runs")
+	cmd.Flags().StringVar(&socket, "socket", "", "with --diff: admin socket `PATH` of the node (default: that of the configuration)")
 	return cmd
 }
 

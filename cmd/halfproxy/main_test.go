@@ -4,14 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/halfproxy/halfproxy/config"
-	"github.com/halfproxy/halfproxy/lb"
 )
 
 // call runs the command and gives what it printed and its exit code.
@@ -38,6 +34,7 @@ func TestExitCodesTellUsageFromFailure(t *testing.T) {
 		{"drain backends web1", exitUsage, `unknown command "backends" for "halfproxy drain": did you mean "backend"?`},
 		{"check --nonsense", exitUsage, "unknown flag: --nonsense"},
 		{"check surplus", exitUsage, `unknown command "surplus"`},
+		{"check --expand --diff", exitUsage, "--expand and --diff do not go together"},
 		{"run --log-level loud", exitUsage, "log-level"},
 		{"check --config " + missing, exitNo, missing},
 		{"run --config " + missing, exitNo, missing},
@@ -125,6 +122,21 @@ func TestCheckTakesAGoodFile(t *testing.T) {
 	}
 }
 
+func TestCheckExpandsAFileToOneThatSaysAllOfIt(t *testing.T) {
+	stdout, stderr, code := call(t, "check", "--expand", "--config", write(t, alone("127.0.0.1:9870", "eth0")))
+	for _, want := range []string{"  name: lb1\n", "  linger: 10s  # default\n", "      interval: 1s  # default\n", "      # not set: observers\n"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("got %q, want it to have %q", stdout, want)
+		}
+	}
+	if code != exitDone {
+		t.Fatalf("got code %d, %q", code, stderr)
+	}
+	if again, stderr, code := call(t, "check", "--expand", "--config", write(t, stdout)); code != exitDone || strings.ReplaceAll(again, "  # default", "") != strings.ReplaceAll(stdout, "  # default", "") {
+		t.Errorf("once more: got code %d, %s%s", code, again, stderr)
+	}
+}
+
 func TestANodeThatCannotStartSaysWhy(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -146,38 +158,6 @@ func TestANodeThatCannotStartSaysWhy(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "*.sock")); len(left) > 0 {
 		t.Errorf("left behind: got %v, want nothing", left)
-	}
-}
-
-func TestAReloadThatNeedsARestartNamesEverySection(t *testing.T) {
-	base := config.Config{
-		Node:     config.Node{Name: "lb1", Interfaces: []string{"eth0"}},
-		Cluster:  config.Cluster{Name: "edge", Listen: netip.MustParseAddrPort("10.0.1.1:7946"), Keys: [][]byte{{1}}, HashKey: []byte{1}, Size: 2},
-		BGP:      config.BGP{ASN: 64512, Peers: []config.Peer{{ASN: 64500}}},
-		Services: []lb.Service{{Name: "web"}},
-	}
-	good := base
-	good.Services = nil
-	good.BGP.Peers = []config.Peer{{ASN: 64501}, {ASN: 64502}}
-	good.Cluster.Keys = [][]byte{{2}, {1}}
-	good.Cluster.Join = []string{"10.0.1.3:7946"}
-	good.Cluster.Size = 3
-	if err := restartNeeded(base, good); err != nil {
-		t.Errorf("other services, peers, keys and members: got %v, want it taken", err)
-	}
-
-	bad := base
-	bad.Node.Interfaces = []string{"eth1"}
-	bad.Cluster.Name = "core"
-	bad.Cluster.HashKey = []byte{2}
-	bad.BGP.ASN = 64513
-	bad.BGP.Peers = nil
-	bad.Admin.Socket = "/elsewhere"
-	err := restartNeeded(base, bad)
-	for _, want := range []string{"section node", "section cluster", "cluster.hash_key_file", "section bgp", "section admin", "bgp.peers"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want it to name %s", err, want)
-		}
 	}
 }
 

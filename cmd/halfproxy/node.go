@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -11,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"reflect"
 	"sync"
 	"time"
 
@@ -74,7 +72,7 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, log *slog.Log
 	}()
 	n.admin, err = admin.New(admin.Config{
 		Listen: cfg.HTTP.Listen, Socket: cfg.Admin.Socket,
-		Status: n.status, Health: n.unhealthy, Ready: n.unready, Trace: n.trace, Capture: n.capture, Reload: n.reload,
+		Status: n.status, Health: n.unhealthy, Ready: n.unready, Trace: n.trace, Capture: n.capture, Settings: n.settings, Reload: n.reload,
 		Order:    func(ctx context.Context, o lb.Order) error { return n.control.Order(ctx, o) },
 		Events:   happened.After,
 		Gatherer: registry, Log: log,
@@ -385,37 +383,11 @@ func (n *node) reload(ctx context.Context) (err error) {
 // restartNeeded names all that differs between old and new and cannot change
 // while the node runs.
 func restartNeeded(old, new config.Config) error {
-	old.Node.DenyFile = new.Node.DenyFile
-	was, is := old.Cluster, new.Cluster
-	if !was.Alone() && !is.Alone() {
-		old.Cluster = config.Cluster{Name: was.Name, Listen: was.Listen}
-		new.Cluster = config.Cluster{Name: is.Name, Listen: is.Listen}
-	}
-	oldBGP, newBGP := old.BGP, new.BGP
-	oldBGP.Peers, newBGP.Peers = nil, nil
-	oldBGP.Communities, newBGP.Communities = nil, nil
-	oldBGP.Aggregates, newBGP.Aggregates = nil, nil
 	var errs []error
-	for _, section := range []struct {
-		name     string
-		old, new any
-	}{
-		{"node", old.Node, new.Node},
-		{"cluster", old.Cluster, new.Cluster},
-		{"bgp", oldBGP, newBGP},
-		{"http", old.HTTP, new.HTTP},
-		{"admin", old.Admin, new.Admin},
-	} {
-		if !reflect.DeepEqual(section.old, section.new) {
-			errs = append(errs, fmt.Errorf("section %s changed, which a reload cannot follow: restart the node, or take the change back", section.name))
+	for _, c := range config.Diff(old.Settings(), new.Settings()) {
+		if c.NeedsRestart() {
+			errs = append(errs, fmt.Errorf("%s: %s", c, effect(c)))
 		}
-	}
-	if (len(old.BGP.Peers) == 0) != (len(new.BGP.Peers) == 0) {
-		errs = append(errs, errors.New("bgp.peers goes from none to some or back, which a reload cannot follow: restart the node"))
-	}
-	if !was.Alone() && !is.Alone() && !bytes.Equal(was.HashKey, is.HashKey) {
-		errs = append(errs, errors.New("the key of the flow hashes changed, and every flow would go to another backend: "+
-			"name a copy of the file that cluster.key_file was as cluster.hash_key_file, or restart all nodes at once"))
 	}
 	return errors.Join(errs...)
 }
