@@ -146,6 +146,17 @@ func (d *Dataplane) AllFlows(yield func([]lb.FlowRecord) bool) error {
 	return err
 }
 
+// foretold is a record of another node for a backend that does not live here yet: the other
+// has heard earlier that it does, or this node has just started and knows of nobody.
+type foretold struct {
+	lb.FlowRecord
+	at time.Time
+}
+
+// mostForetold is how long such records wait for their backends. At a start these have to
+// be checked, a few times maybe.
+const mostForetold = time.Minute
+
 // LearnFlows takes records of flows that other nodes have packets of. Of a flow that has a
 // record here already the one counts that was of use later.
 func (d *Dataplane) LearnFlows(list []lb.FlowRecord) error {
@@ -154,30 +165,59 @@ func (d *Dataplane) LearnFlows(list []lb.FlowRecord) error {
 	if d.store == nil {
 		return nil
 	}
-	now := uint16(tickOf(time.Now()))
+	now, r := time.Now(), d.records
 	for _, f := range list {
-		b := d.records.owners[f.Backend]
-		if b == nil || !b.lives {
-			continue
-		}
-		r := bpfRecord{
-			Service: uint16(b.service.number), Backend: uint16(b.index), Life: b.life,
-			Used: now - ticks(f.Idle), State: recordConfirmed | recordLearned,
-		}
-		if f.Datagrams {
-			r.State |= recordDatagrams
-		}
-		if f.Closing {
-			r.State |= recordClosing
-		}
-		if err := d.learn(f.Key, r); err != nil {
-			return fmt.Errorf("write a record: %w", err)
+		if b := r.owners[f.Backend]; b != nil && b.lives {
+			if err := d.learn(b, f, now); err != nil {
+				return err
+			}
+		} else if len(r.foretold) < int(r.m.MaxEntries()) {
+			r.foretold = append(r.foretold, foretold{f, now})
 		}
 	}
 	return nil
 }
 
-func (d *Dataplane) learn(key uint64, r bpfRecord) error {
+// learnForetold takes the records whose backends live now. It needs d.mu.
+func (d *Dataplane) learnForetold(now time.Time) {
+	r := d.records
+	var errs []error
+	r.foretold = slices.DeleteFunc(r.foretold, func(f foretold) bool {
+		b := r.owners[f.Backend]
+		if b == nil || !b.lives {
+			return now.Sub(f.at) > mostForetold
+		}
+		errs = append(errs, d.learn(b, f.FlowRecord, f.at))
+		return true
+	})
+	if len(r.foretold) == 0 {
+		r.foretold = nil
+	}
+	if err := errors.Join(errs...); err != nil {
+		d.log.Warn("records of flows that came early not taken", "err", err)
+	}
+}
+
+// learn takes a record that came at a time.
+func (d *Dataplane) learn(b *backend, f lb.FlowRecord, at time.Time) error {
+	r := bpfRecord{
+		Service: uint16(b.service.number), Backend: uint16(b.index), Life: b.life,
+		Used: uint16(tickOf(at)) - ticks(f.Idle), State: recordConfirmed | recordLearned,
+	}
+	if f.Datagrams {
+		r.State |= recordDatagrams
+	}
+	if f.Closing {
+		r.State |= recordClosing
+	}
+	if err := d.write(f.Key, r); err != nil {
+		return fmt.Errorf("write a record: %w", err)
+	}
+	return nil
+}
+
+// write writes it, unless there is one that was of use later.
+func (d *Dataplane) write(key uint64, r bpfRecord) error {
 	m := d.records.m
 	err := m.Update(key, r, ebpf.UpdateNoExist)
 	if !errors.Is(err, ebpf.ErrKeyExist) {

@@ -55,6 +55,8 @@ type records struct {
 	held   int       // when last counted
 	owners map[uint64]*backend
 
+	foretold []foretold // guarded by Dataplane.mu, as what stands above
+
 	sharing sync.Mutex // guards what follows; taken before Dataplane.mu
 	fresh   *ringbuf.Reader
 	again   []lb.FlowRecord // to be told of once more
@@ -280,6 +282,7 @@ func (d *Dataplane) reviewRecords(now time.Time) error {
 		return nil
 	}
 	d.records.held = held
+	d.learnForetold(now)
 	counters, err := newCounters(d.store.maps[bpfMapBackendCounters])
 	if err != nil {
 		return err

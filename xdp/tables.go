@@ -123,6 +123,7 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 		d.endLives(s, t)
 		d.release(s)
 	}
+	d.learnForetold(time.Now())
 	if err := d.direct(directory); err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func recordOf(t *testing.T, d *Dataplane) (key uint64, r bpfRecord, there bool) 
 	return key, r, there
 }
 
-func forgetRecords(t *testing.T, d *Dataplane) {
+func forgetRecords(t testing.TB, d *Dataplane) {
 	t.Helper()
 	_, err := sift(d.records.m, func(uint64, bpfRecord) bool { return false })
 	must(t, err)
@@ -562,6 +562,43 @@ func TestRecordsAreWorthTheSameOnAnotherNode(t *testing.T) {
 	}
 	if told != 1 {
 		t.Errorf("told of again %d times in %d reviews, want once", told, turns)
+	}
+}
+
+// A node hears of flows before it knows the backends, when it starts; and before it has
+// heard that one lives, when another was quicker.
+func TestRecordsWaitForTheirBackends(t *testing.T) {
+	d := newDataplane(t)
+	setWays(d, tracked...)
+	web := moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved)
+	without := web
+	without.Backends, without.Alive = web.Backends[1:], web.Backends[1:]
+	without = moving(without, track.Slot{Current: 1, Base: 1, InTransition: true})
+	service, address := web.Service.Name, web.Backends[currentBackend].Address
+	record := lb.FlowRecord{Key: 7, Backend: backendID(service, tracked[currentBackend], address), Idle: 3 * tick}
+
+	must(t, d.LearnFlows([]lb.FlowRecord{record}))
+	apply(t, d, without)
+	must(t, d.LearnFlows([]lb.FlowRecord{{Key: 8, Backend: record.Backend}, {Key: 9, Backend: 2}}))
+	if key, r, there := recordOf(t, d); there {
+		t.Errorf("while its backend is dead: record %d is there: %+v", key, r)
+	}
+	apply(t, d, web)
+	b := d.services[service].members[tracked[currentBackend]]
+	for key, idle := range map[uint64]uint16{7: 3, 8: 0} {
+		var r bpfRecord
+		if err := d.records.m.Lookup(key, &r); err != nil {
+			t.Errorf("once their backend lives: record %d: %v", key, err)
+			continue
+		}
+		age := uint16(tickOf(time.Now())) - r.Used
+		if r.Backend != uint16(b.index) || r.Life != b.life || r.State != recordConfirmed|recordLearned || age < idle || age > idle+1 {
+			t.Errorf("record %d: got %+v, want one of backend %d in its life %d, idle for %d ticks", key, r, b.index, b.life, idle)
+		}
+	}
+	must(t, d.reviewRecords(time.Now().Add(mostForetold+time.Second)))
+	if n := len(d.records.foretold); n != 0 {
+		t.Errorf("%d records wait after %v, want none", n, mostForetold)
 	}
 }
 
