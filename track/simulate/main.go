@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -27,11 +28,32 @@ type world struct {
 	backendEvery       time.Duration // one goes or comes
 	nodeEvery          time.Duration
 	lifetime           time.Duration // after which a change no longer matters
+	disuse             time.Duration // after which a slot's base is given up that no packet went to; 0: never
+	spread             spread
 	newsLag, recordLag time.Duration // at most, to each node; of records: always
 	seed               uint64
 }
 
 const size = maglev.DefaultSize
+
+// spread is how a router chooses one of the nodes that there are by a flow's hash.
+type spread func(hash uint64, nodes []int, all int) int
+
+var spreads = map[string]spread{
+	// Linux, and most routers (RFC 2992).
+	"threshold": func(hash uint64, nodes []int, _ int) int {
+		share, _ := bits.Mul64(hash, uint64(len(nodes)))
+		return nodes[share]
+	},
+	"modulo": func(hash uint64, nodes []int, _ int) int { return nodes[hash%uint64(len(nodes))] },
+	// Only the flows of a node that goes are moved.
+	"resilient": func(hash uint64, nodes []int, all int) int {
+		if n := int(hash % uint64(all)); slices.Contains(nodes, n) {
+			return n
+		}
+		return nodes[(hash>>32)%uint64(len(nodes))]
+	},
+}
 
 // The ways of tracking that are compared.
 const (
@@ -171,6 +193,11 @@ func (w world) run() result {
 	}
 	told := make(map[int]record) // changes, shared
 	current := make([]int, w.nodes)
+	// When a packet last went elsewhere than its slot's current backend, by any node.
+	strayed := make([]struct {
+		from track.Slot
+		at   time.Duration
+	}, size)
 	truth, route := 0, 0
 	for len(q) > 0 {
 		f := heap.Pop(&q).(*flow)
@@ -185,12 +212,21 @@ func (w world) run() result {
 			route++
 		}
 		nodes := routes[route].nodes
-		n := nodes[f.ecmp%uint64(len(nodes))]
+		n := w.spread(f.ecmp, nodes, w.nodes)
 		for current[n]+1 < len(views[n]) && views[n][current[n]+1].from <= now {
 			current[n]++
 		}
 		v := views[n][current[n]]
 		slot := v.slots[f.slot]
+		if w.disuse > 0 && slot.InTransition {
+			s := &strayed[f.slot]
+			if s.from != slot {
+				s.from, s.at = slot, now
+			}
+			if now-s.at > w.disuse {
+				slot = track.Slot{Current: slot.Current}
+			}
+		}
 		kind := track.Continues
 		if !f.begun {
 			kind = track.Opens
@@ -219,6 +255,9 @@ func (w world) run() result {
 			r.records[shared]++
 		}
 
+		if to[unshared] != slot.Current {
+			strayed[f.slot].at = now
+		}
 		living := changes[truth].alive
 		for way := range to {
 			switch {
@@ -254,8 +293,14 @@ func main() {
 	flag.DurationVar(&w.lifetime, "lifetime", time.Hour, "flow_lifetime")
 	flag.DurationVar(&w.newsLag, "news", 300*time.Millisecond, "time that news takes to a node at most")
 	flag.DurationVar(&w.recordLag, "record", 20*time.Millisecond, "time that a record takes to the other nodes")
+	flag.DurationVar(&w.disuse, "disuse", 0, "give a slot's base up when no packet went there for so long, as halfproxy does not")
+	router := flag.String("spread", "threshold", "how routers spread flows: threshold, modulo or resilient")
 	plot := flag.String("plot", "", "file to write the plot to, as SVG")
 	flag.Parse()
+	if w.spread = spreads[*router]; w.spread == nil {
+		fmt.Fprintf(os.Stderr, "-spread %s is unknown: use threshold, modulo or resilient\n", *router)
+		os.Exit(2)
+	}
 
 	r := w.run()
 	fmt.Printf("%d flows; %d nodes, %d backends, %v\n\n", r.flows, w.nodes, w.backends, w.lasts)
