@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -71,9 +72,9 @@ func TestAReloadKeepsSessionsAndHealth(t *testing.T) {
 	t.Run("a wrong file changes nothing and is explained", func(t *testing.T) {
 		want := status().ConfigDigest
 		write(without("forward: l2") + "nonsense: 1\n")
-		err := admin.NewClient(node.Socket).Reload(t.Context())
-		if err == nil || !strings.Contains(err.Error(), `unknown key "nonsense"`) || !strings.Contains(err.Error(), node.config) {
-			t.Errorf("got %v, want the key and the file named", err)
+		out, err := exec.Command(built, "reload", "--socket", node.Socket).CombinedOutput()
+		if says := string(out); err == nil || !strings.Contains(says, `unknown key "nonsense"`) || !strings.Contains(says, node.config) {
+			t.Errorf("got %v: %s, want the key and the file named", err, out)
 		}
 		if got := status().ConfigDigest; got != want {
 			t.Errorf("config digest: got %s, want %s as before", got, want)
@@ -88,8 +89,8 @@ func TestAReloadKeepsSessionsAndHealth(t *testing.T) {
 	})
 	t.Run("keys change, and no flow is moved by it", func(t *testing.T) {
 		write(string(original))
-		if err := admin.NewClient(node.Socket).Reload(t.Context()); err != nil {
-			t.Fatal(err)
+		if out, err := exec.Command(built, "reload", "--socket", node.Socket).CombinedOutput(); err != nil || string(out) != "Reloaded.\n" {
+			t.Fatalf("got %v: %s, want it reloaded", err, out)
 		}
 		before := status().Services[0].TableDigest
 		old, err := os.ReadFile(l.keyFile())

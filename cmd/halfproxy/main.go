@@ -49,7 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(meantFlag)
-	root.AddCommand(runCommand(), backendCommand(), checkCommand(), statusCommand(), eventsCommand(), traceCommand(), captureCommand(), drainCommand(), failCommand(), weightCommand(), doctorCommand(), labCommand(), labRouterCommand(), bfdCommand(), manCommand())
+	root.AddCommand(runCommand(), backendCommand(), checkCommand(), reloadCommand(), statusCommand(), eventsCommand(), traceCommand(), captureCommand(), drainCommand(), failCommand(), weightCommand(), doctorCommand(), labCommand(), labRouterCommand(), bfdCommand(), manCommand())
 
 	err := root.ExecuteContext(ctx)
 	switch {
