@@ -18,8 +18,11 @@ import (
 type Peer struct {
 	Address netip.Addr // of the other side; a link-local one has its zone
 	Local   netip.Addr // that packets come from; not valid: the kernel chooses
-	// Multihop speaks to one who is not on the link (RFC 5883): any TTL is taken.
+	// Multihop speaks to one who is not on the link (RFC 5883).
 	Multihop bool
+	// MinTTL is the least TTL that its packets arrive with; 0: any. Most send 255, BIRD the
+	// kernel's 64. Without Multihop it is 255 (RFC 5881, 5).
+	MinTTL uint8
 	Timing
 	// Key authenticates packets by meticulous keyed SHA1; 1 to 20 bytes, empty: none.
 	Key   []byte
@@ -52,6 +55,9 @@ func (p Peer) Validate() error {
 	}
 	if p.Multiplier == 0 {
 		errs = append(errs, fmt.Errorf("bfd peer %s: multiplier 0: give 1 to 255, 3 is usual", p.Address))
+	}
+	if !p.Multihop && p.MinTTL != 0 {
+		errs = append(errs, fmt.Errorf("bfd peer %s: a least TTL of %d is for multihop: a neighbour's packets have 255", p.Address, p.MinTTL))
 	}
 	if len(p.Key) > 20 {
 		errs = append(errs, fmt.Errorf("bfd peer %s: the key has %d bytes, 20 at most (RFC 5880, 4.4)", p.Address, len(p.Key)))
@@ -258,7 +264,11 @@ func (s *Speaker) receive(d datagram) {
 	if n == nil {
 		return
 	}
-	if !d.multihop && d.ttl != 255 {
+	least := n.peer.MinTTL
+	if !n.peer.Multihop {
+		least = 255
+	}
+	if d.ttl < int(least) {
 		n.strays++
 		return
 	}

@@ -2,6 +2,7 @@ package bfd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -28,7 +29,7 @@ var (
 
 var spaces atomic.Int32
 
-func hosts(t *testing.T) (a, b *netns.NS) {
+func hosts(t testing.TB) (a, b *netns.NS) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
@@ -52,7 +53,7 @@ func hosts(t *testing.T) (a, b *netns.NS) {
 	return a, b
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -333,4 +334,155 @@ protocol bfd {
 		up := strings.Count(out, " Up ")
 		return state == "up" && up == 2 || state == "down" && up == 0
 	})
+}
+
+// Two hosts with a router between them, so that packets arrive with TTL 254:
+//
+//	a  eth0 192.0.2.1 2001:db8::1 ─── 192.0.2.254 2001:db8::fe  router  198.51.100.254 2001:db8:b::fe ─── eth0 198.51.100.1 2001:db8:b::1  b
+func farHosts(t *testing.T) (a, b *netns.NS) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("network namespaces need root")
+	}
+	n := spaces.Add(1)
+	var all [3]*netns.NS
+	for i := range all {
+		ns, err := netns.New(fmt.Sprintf("hptest-bfd-%d-%d%c", os.Getpid(), n, 'a'+i))
+		must(t, err)
+		t.Cleanup(func() { must(t, ns.Close()) })
+		all[i] = ns
+	}
+	a, router, b := all[0], all[1], all[2]
+	must(t, a.Veth("eth0", router, "eth0", 1500))
+	must(t, b.Veth("eth0", router, "eth1", 1500))
+	must(t, a.Address("eth0", "192.0.2.1/24", "2001:db8::1/64"))
+	must(t, router.Address("eth0", "192.0.2.254/24", "2001:db8::fe/64"))
+	must(t, router.Address("eth1", "198.51.100.254/24", "2001:db8:b::fe/64"))
+	must(t, b.Address("eth0", "198.51.100.1/24", "2001:db8:b::1/64"))
+	must(t, router.Do(func() error {
+		return errors.Join(netns.Sysctl("net/ipv4/ip_forward", "1"), netns.Sysctl("net/ipv6/conf/all/forwarding", "1"))
+	}))
+	must(t, errors.Join(a.Route("0.0.0.0/0", "192.0.2.254"), a.Route("::/0", "2001:db8::fe")))
+	must(t, errors.Join(b.Route("0.0.0.0/0", "198.51.100.254"), b.Route("::/0", "2001:db8:b::fe")))
+	return a, b
+}
+
+// farther has a speaker in a come up with the router in b, whose packets arrive with this
+// TTL: when it takes those, and not when it takes those with more alone.
+func farther(t *testing.T, a *netns.NS, ttl uint8, holds func(state string) bool) {
+	t.Helper()
+	from := func(least uint8) []Peer {
+		return []Peer{
+			{Address: netip.MustParseAddr("198.51.100.1"), Local: a4, Multihop: true, MinTTL: least, Timing: Timing{100 * ms, 3}},
+			{Address: netip.MustParseAddr("2001:db8:b::1"), Local: a6, Multihop: true, MinTTL: least, Timing: Timing{100 * ms, 3}},
+		}
+	}
+	s, stop := speak(t, a, from(ttl)...)
+	wait(t, s, Up, 10*time.Second)
+	time.Sleep(time.Second)
+	for _, st := range s.Statuses() {
+		if st.State != Up || st.Ups != 1 || st.Interval != 100*ms {
+			t.Errorf("got %+v, want up all the time, and 100 ms", st)
+		}
+	}
+	if !holds("up") {
+		t.Error("the router does not hold both sessions up")
+	}
+	setPeers(t, a, s, from(ttl+1)...)
+	wait(t, s, Down, time.Second)
+	setPeers(t, a, s, from(ttl)...)
+	wait(t, s, Up, 10*time.Second)
+	stop()
+	time.Sleep(200 * ms)
+	if !holds("down") {
+		t.Error("the router does not hold both sessions down after we ended them")
+	}
+}
+
+func TestFRRAgreesOverSomeHops(t *testing.T) {
+	if _, err := os.Stat("/usr/lib/frr/bfdd"); err != nil {
+		t.Skip("FRR is not installed: apt-get install frr")
+	}
+	a, b := farHosts(t)
+	frr, err := router.StartFRR(b, scratch(t), `
+bfd
+ profile lb
+  transmit-interval 100
+  receive-interval 100
+  minimum-ttl 254
+ exit
+ peer 192.0.2.1 multihop local-address 198.51.100.1
+  profile lb
+ exit
+ peer 2001:db8::1 multihop local-address 2001:db8:b::1
+  profile lb
+ exit
+exit
+`)
+	must(t, err)
+	t.Cleanup(func() { must(t, frr.Close()) })
+	farther(t, a, 254, func(state string) bool {
+		out, err := frr.Command("show bfd peers json")
+		must(t, err)
+		up := strings.Count(out, `"status":"up"`)
+		return state == "up" && up == 2 || state == "down" && up == 0
+	})
+}
+
+func TestBIRDAgreesOverSomeHops(t *testing.T) {
+	if _, err := os.Stat("/usr/sbin/bird"); err != nil {
+		t.Skip("BIRD is not installed: apt-get install bird2")
+	}
+	a, b := farHosts(t)
+	bird, err := router.StartBIRD(b, scratch(t), `
+router id 198.51.100.1;
+protocol device {}
+protocol bfd {
+	multihop { min rx interval 100 ms; min tx interval 100 ms; idle tx interval 1 s; multiplier 3; };
+	neighbor 192.0.2.1 local 198.51.100.1 multihop on;
+	neighbor 2001:db8::1 local 2001:db8:b::1 multihop on;
+}
+`)
+	must(t, err)
+	t.Cleanup(func() { must(t, bird.Close()) })
+	// Its packets have the kernel's TTL of 64.
+	farther(t, a, 63, func(state string) bool {
+		out, err := bird.Command("show bfd sessions")
+		must(t, err)
+		up := strings.Count(out, " Up ")
+		return state == "up" && up == 2 || state == "down" && up == 0
+	})
+}
+
+func TestBIRDHasTheSamePassword(t *testing.T) {
+	if _, err := os.Stat("/usr/sbin/bird"); err != nil {
+		t.Skip("BIRD is not installed: apt-get install bird2")
+	}
+	a, b := hosts(t)
+	bird, err := router.StartBIRD(b, scratch(t), `
+router id 192.0.2.2;
+protocol device {}
+protocol bfd {
+	interface "eth0" { min rx interval 100 ms; min tx interval 100 ms; idle tx interval 1 s; multiplier 3;
+		authentication meticulous keyed sha1; password "correct horse" { id 7; };
+	};
+	neighbor 192.0.2.1 dev "eth0" local 192.0.2.2;
+}
+`)
+	must(t, err)
+	t.Cleanup(func() { must(t, bird.Close()) })
+	with := func(key string) Peer {
+		return Peer{Address: b4, Local: a4, Timing: Timing{100 * ms, 3}, Key: []byte(key), KeyID: 7}
+	}
+	s, _ := speak(t, a, with("correct horse"))
+	wait(t, s, Up, 10*time.Second)
+	time.Sleep(time.Second)
+	if st := s.Statuses()[0]; st.State != Up || st.Ups != 1 {
+		t.Errorf("got %+v, want up all the time", st)
+	}
+	setPeers(t, a, s, with("wrong"))
+	time.Sleep(3 * time.Second)
+	if st := s.Statuses()[0]; st.State == Up {
+		t.Errorf("up with another password: %+v", st)
+	}
 }

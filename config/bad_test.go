@@ -241,8 +241,11 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": multihop 1 is out of range: give a number from 2 to 255`},
 		{"multihop with TTL security", "hold_time: 9s", "multihop: 3",
 			`halfproxy.yaml:24: bgp.peers[0] "10.0.1.254": multihop 3 and ttl_security exclude each other: that takes packets of a neighbour alone, remove one of them`},
-		{"multihop with BFD", "      ttl_security: true ", "      multihop: 3\n      bfd: {} ",
-			`halfproxy.yaml:27: bgp.peers[0] "10.0.1.254": bfd is between neighbours, and multihop says that the router is none: remove one of them`},
+		{"BFD of a neighbour that is none", "      ttl_security: true ", "      multihop: 3\n      bfd: {multihop: false} ",
+			`halfproxy.yaml:27: bgp.peers[0] "10.0.1.254": bfd.multihop false is for a neighbour, and the peer's own multihop says that the router is none: remove one of them`},
+		{"BFD with options of others", "      ttl_security: true ", "      bfd: {minimum_ttl: 250, key_id: 300} ",
+			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd.minimum_ttl 250 is of no use to a neighbour's session, whose packets arrive with 255: remove it, or set multihop: true` + "\n" +
+				`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": bfd.key_id 300 is of no use without password_file: remove it, or add that`},
 		{"multihop and prepend inside the AS", "      asn: 64500\n\nhttp", "      asn: 64512\n      multihop: 3\n      prepend: 1\n\nhttp",
 			`halfproxy.yaml:29: bgp.peers[1] "2001:db8:1::254": multihop 3 is of no use to a router of the same AS, which may be any number of hops away: remove it` + "\n" +
 				`halfproxy.yaml:30: bgp.peers[1] "2001:db8:1::254": prepend 1 is of no use to a router of the same AS, which would take the path for a loop: remove it, or use local_preference`},

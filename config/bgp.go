@@ -48,7 +48,7 @@ func (c *checker) peer(s peerEntry, own uint32) Peer {
 	inside := peer.ASN == own && own != 0
 	c.timers(s, &peer)
 	if path, ok := want(c.report, s.PasswordFile, "", parseText); ok && path != "" {
-		peer.Password = c.password(s.PasswordFile, path)
+		peer.Password = c.password(s.PasswordFile, path, 80, "TCP MD5") // TCP_MD5SIG_MAXKEYLEN in linux/tcp.h
 	}
 	peer.TTLSecurity, _ = want(c.report, s.TTLSecurity, false, parseBool)
 	peer.Multihop, _ = want(c.report, s.Multihop, 0, between(2, 255))
@@ -67,11 +67,7 @@ func (c *checker) peer(s peerEntry, own uint32) Peer {
 	peer.Passive, _ = want(c.report, s.Passive, false, parseBool)
 	c.families(s, &peer)
 	if s.BFD.state == given {
-		peer.BFD.Interval, _ = want(c.report, s.BFD.Interval, 300*time.Millisecond, lasting(10*time.Millisecond, time.Minute))
-		peer.BFD.Multiplier, _ = want(c.report, s.BFD.Multiplier, 3, between(1, 255))
-		if peer.Multihop != 0 {
-			c.at(s.BFD.place, "is between neighbours, and multihop says that the router is none: remove one of them")
-		}
+		peer.BFD = c.bfd(s.BFD, peer.Multihop != 0)
 	}
 
 	peer.Attributes = c.attributes(s.Communities, s.MED, s.LocalPreference, s.Prepend, 1)
@@ -82,6 +78,31 @@ func (c *checker) peer(s peerEntry, own uint32) Peer {
 		c.at(s.Prepend.place, "%s is of no use to a router of the same AS, which would take the path for a loop: remove it, or use local_preference", s.Prepend)
 	}
 	return peer
+}
+
+func (c *checker) bfd(s bfdSection, far bool) BFD {
+	var bfd BFD
+	bfd.Interval, _ = want(c.report, s.Interval, 300*time.Millisecond, lasting(10*time.Millisecond, time.Minute))
+	bfd.Multiplier, _ = want(c.report, s.Multiplier, 3, between(1, 255))
+	multihop, ok := want(c.report, s.Multihop, far, parseBool)
+	if bfd.Multihop = multihop; ok && far && !multihop {
+		c.at(s.Multihop.place, "false is for a neighbour, and the peer's own multihop says that the router is none: remove one of them")
+	}
+	bfd.MinTTL, _ = want(c.report, s.MinimumTTL, 0, between(1, 255))
+	if ok && !multihop && s.MinimumTTL.state == given {
+		c.at(s.MinimumTTL.place, "%s is of no use to a neighbour's session, whose packets arrive with 255: remove it, or set multihop: true", s.MinimumTTL)
+	}
+	if s.PasswordFile.state == absent {
+		if s.KeyID.state == given {
+			c.at(s.KeyID.place, "%s is of no use without password_file: remove it, or add that", s.KeyID)
+		}
+		return bfd
+	}
+	bfd.KeyID, _ = want(c.report, s.KeyID, 1, between(0, 255))
+	if path, ok := want(c.report, s.PasswordFile, "", parseText); ok && path != "" {
+		bfd.Password = c.password(s.PasswordFile, path, 20, "SHA1 in BFD") // RFC 5880, 4.4
+	}
+	return bfd
 }
 
 func (c *checker) timers(s peerEntry, peer *Peer) {

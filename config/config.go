@@ -100,11 +100,14 @@ type Peer struct {
 	Attributes       lb.Attributes
 }
 
-// BFD is how often and how much is asked of a peer's BFD. The zero value: there is
-// none.
+// BFD is how a peer is watched. The zero value: it is not.
 type BFD struct {
 	Interval   time.Duration
 	Multiplier int
+	Multihop   bool
+	MinTTL     int    // of multihop; 0: any
+	Password   string // of meticulous keyed SHA1; empty is none
+	KeyID      int
 }
 
 // HTTP is where health endpoint, metrics, console and API are served.

@@ -106,21 +106,21 @@ func (c *checker) keys(v value, path string) [][]byte {
 	return keys
 }
 
-// password reads a TCP MD5 password: one line.
-func (c *checker) password(v value, path string) string {
+// password reads one that a router has, too: one line, of so many bytes at most for the
+// method that it is for.
+func (c *checker) password(v value, path string, most int, method string) string {
 	data, ok := c.secret(v, path)
 	if !ok {
 		return ""
 	}
 	password := bytes.TrimSuffix(bytes.TrimSuffix(data, []byte("\n")), []byte("\r"))
-	const most = 80 // TCP_MD5SIG_MAXKEYLEN in linux/tcp.h
 	switch {
 	case len(password) == 0:
 		c.at(v.place, "%s is an empty file: write the password that the router has into it", v)
 	case bytes.ContainsAny(password, "\r\n\x00"):
 		c.at(v.place, "%s has more than one line: a password is one line of text", v)
 	case len(password) > most:
-		c.at(v.place, "%s has a password of %d bytes and TCP MD5 ends at %d: shorten it at both ends", v, len(password), most)
+		c.at(v.place, "%s has a password of %d bytes and %s ends at %d: shorten it at both ends", v, len(password), method, most)
 	}
 	return string(password)
 }

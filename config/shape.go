@@ -126,7 +126,7 @@ type peerEntry struct {
 	// Packets have to come straight from the neighbour (GTSM, RFC 5082). On at both ends,
 	// or at none.
 	TTLSecurity value `yaml:"ttl_security" kind:"boolean" default:"false"`
-	// Hops to a router of another AS that is no neighbour. Excludes ttl_security and bfd.
+	// Hops to a router of another AS that is no neighbour. Excludes ttl_security.
 	// Default: it is a neighbour.
 	Multihop value `yaml:"multihop" kind:"integer" range:"2..255"`
 	// The session's own address. Default: the kernel's choice.
@@ -180,6 +180,16 @@ type bfdSection struct {
 	Interval value `yaml:"interval" kind:"duration" range:"10ms..1m" default:"300ms"`
 	// Packets lost in a row that mean that the peer is gone.
 	Multiplier value `yaml:"multiplier" kind:"integer" range:"1..255" default:"3"`
+	// The router may be some hops away (RFC 5883). Default: whether the peer has multihop.
+	Multihop value `yaml:"multihop" kind:"boolean"`
+	// Of multihop: the least TTL that its packets arrive with. FRR sends them with 255, BIRD
+	// with 64; each router in between takes one off. Default: any.
+	MinimumTTL value `yaml:"minimum_ttl" kind:"integer" range:"1..255"`
+	// A file with the password of meticulous keyed SHA1 (RFC 5880, 6.7.4) in one line, 20
+	// bytes at most. Default: none.
+	PasswordFile value `yaml:"password_file" kind:"path"`
+	// The number that both ends know the password by. Default: 1.
+	KeyID value `yaml:"key_id" kind:"integer" range:"0..255"`
 }
 
 type httpSection struct {

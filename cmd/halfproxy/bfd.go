@@ -93,7 +93,8 @@ func bfdPeers(cfg config.Config) []bfd.Peer {
 	for _, p := range cfg.BGP.Peers {
 		if p.BFD != (config.BFD{}) {
 			peers = append(peers, bfd.Peer{
-				Address: p.Address, Timing: bfd.Timing{Interval: p.BFD.Interval, Multiplier: uint8(p.BFD.Multiplier)},
+				Address: p.Address, Local: p.LocalAddress, Timing: bfd.Timing{Interval: p.BFD.Interval, Multiplier: uint8(p.BFD.Multiplier)},
+				Multihop: p.BFD.Multihop, MinTTL: uint8(p.BFD.MinTTL), Key: []byte(p.BFD.Password), KeyID: uint8(p.BFD.KeyID),
 			})
 		}
 	}
