@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/halfproxy/halfproxy/admin"
@@ -60,8 +61,7 @@ type node struct {
 // newNode makes the parts of a node, and reports at once what keeps it from
 // running: a missing capability, a taken port. The program sits on its
 // interfaces when it returns and passes every packet until there are tables.
-func newNode(cfg config.Config, pin string, happened *events.Ring, log *slog.Logger) (_ *node, err error) {
-	registry := newRegistry()
+func newNode(cfg config.Config, pin string, happened *events.Ring, registry *prometheus.Registry, log *slog.Logger) (_ *node, err error) {
 	stateDir := os.Getenv("STATE_DIRECTORY") // systemd's
 
 	n := &node{log: log.With("part", "node"), started: time.Now(), cfg: cfg}

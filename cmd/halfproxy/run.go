@@ -62,7 +62,7 @@ func runNode(ctx context.Context, path, pin string, log *slog.Logger) error {
 	}
 	happened := events.NewRing(events.Kept)
 	log = slog.New(happened.Handler(log.Handler()))
-	n, err := newNode(cfg, pin, happened, log)
+	n, err := newNode(cfg, pin, happened, newRegistry(), log)
 	if err != nil {
 		return err
 	}

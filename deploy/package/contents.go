@@ -44,9 +44,12 @@ func (r release) contents(arch string) ([]file, error) {
 		{"", "/etc/halfproxy", 0o750, onlyDir},
 		{tree("deploy/package/copyright"), docs + "copyright", 0o644, plain},
 	}
+	for _, schema := range []string{"halfproxy.schema.json", "backend.schema.json"} { // where editors are told to look
+		all = append(all, file{tree("deploy/" + schema), "/usr/share/halfproxy/" + schema, 0o644, plain})
+	}
 	// Documents lie as they do in the tree, so that links from one to another work.
 	for _, pattern := range []string{
-		"*.md", "LICENSE", "LICENSES/*", "docs/*.*", "deploy/*.yaml", "deploy/*.json", "deploy/sysctl.conf",
+		"*.md", "LICENSE", "LICENSES/*", "docs/*.*", "deploy/*.yaml", "deploy/sysctl.conf",
 		"deploy/prometheus/*", "deploy/grafana/*", "deploy/containerlab/*",
 	} {
 		paths, err := filepath.Glob(tree(pattern))
