@@ -85,6 +85,11 @@ type Peer struct {
 	// ExtendedNextHop gives IPv4 VIPs the next hop of IPv6 VIPs (RFC 8950).
 	ExtendedNextHop bool
 
+	// PrefixLimit is how many prefixes of a family it may send; 0: any number. None of
+	// them is used, but GoBGP keeps them all, at some 400 bytes each. A peer that sends
+	// more has its session closed, and is tried again after a minute.
+	PrefixLimit int
+
 	// Attributes are put on all that it is sent: its communities and prepends go
 	// with those of the routes, its MED and LocalPref in the place of theirs.
 	Attributes lb.Attributes
@@ -195,6 +200,9 @@ func (p Peer) validate() error {
 	}
 	if p.ConnectRetryTime < 0 || p.ConnectRetryTime > maxHoldTime || p.ConnectRetryTime%time.Second != 0 {
 		errs = append(errs, fmt.Errorf("connect retry time %v must be whole seconds", p.ConnectRetryTime))
+	}
+	if p.PrefixLimit < 0 {
+		errs = append(errs, fmt.Errorf("prefix limit %d must be a number of prefixes, or 0 for none", p.PrefixLimit))
 	}
 	if p.TTLSecurity && p.Multihop != 0 {
 		errs = append(errs, errors.New("TTL security and multihop exclude each other: the one asks for a neighbour, the other for none"))

@@ -88,6 +88,9 @@ func TestValidateNamesEveryErrorAndItsRemedy(t *testing.T) {
 			`peers[1] "2001:db8::254": TTL security and multihop exclude each other: the one asks for a neighbour, the other for none`,
 			`peers[1] "2001:db8::254": multihop is for peers of other ASes: others may be any number of hops away`,
 		}},
+		{"a prefix limit that is none", func(c *Config) { c.Peers[0].PrefixLimit = -1 }, []string{
+			`peers[0] "192.0.2.254": prefix limit -1 must be a number of prefixes, or 0 for none`,
+		}},
 		{"multihop that is no TTL", func(c *Config) { c.Peers[0].Multihop = 256 }, []string{
 			`peers[0] "192.0.2.254": multihop 256 must be a TTL, from 2 to 255`,
 		}},

@@ -96,6 +96,16 @@ func establishedPeers(s *server.BgpServer) (peers []string) {
 	return peers
 }
 
+// prefixesFrom counts what a peer has sent and not withdrawn, of the family with more.
+func prefixesFrom(s *server.BgpServer, peer netip.Addr) (most int) {
+	_ = s.ListPeer(context.Background(), &api.ListPeerRequest{Address: peer.String()}, func(p *api.Peer) {
+		for _, family := range p.GetAfiSafis() {
+			most = max(most, int(family.GetState().GetReceived()))
+		}
+	})
+	return most
+}
+
 // restarts says whether both sides of a session know of graceful restart.
 func restarts(p *api.Peer) bool {
 	known := func(c *anypb.Any) bool { return c.MessageIs((*api.GracefulRestartCapability)(nil)) }

@@ -38,7 +38,9 @@ func (l *logger) GetLevel() gobgplog.LogLevel { return gobgplog.DebugLevel }
 func (l *logger) SetLevel(gobgplog.LogLevel)  {}
 
 func (l *logger) write(level slog.Level, msg string, f gobgplog.Fields) {
-	if peer, err := netip.ParseAddr(fmt.Sprint(f["Key"])); err == nil {
+	if msg == "received update" {
+		l.sessions.receive(fmt.Sprint(f["Key"]), announcedIn(f))
+	} else if peer, err := netip.ParseAddr(fmt.Sprint(f["Key"])); err == nil {
 		if r, ok := explain(msg, f); ok {
 			l.sessions.explain(peer, r)
 			level = slog.LevelDebug // the sessions tell of it
@@ -47,6 +49,19 @@ func (l *logger) write(level slog.Level, msg string, f gobgplog.Fields) {
 	if l.log.Enabled(context.Background(), level) {
 		l.log.LogAttrs(context.Background(), level, msg, attrs(f)...)
 	}
+}
+
+// announcedIn counts the prefixes in an UPDATE.
+func announcedIn(f gobgplog.Fields) int {
+	nlri, _ := f["nlri"].([]*bgp.IPAddrPrefix)
+	n := len(nlri)
+	attributes, _ := f["attributes"].([]bgp.PathAttributeInterface)
+	for _, a := range attributes {
+		if reach, ok := a.(*bgp.PathAttributeMpReachNLRI); ok {
+			n += len(reach.Value)
+		}
+	}
+	return n
 }
 
 func (l *logger) fail(msg string, f gobgplog.Fields) {

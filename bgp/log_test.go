@@ -67,7 +67,7 @@ func TestTheLogTellsWhyASessionIsNotUp(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			peer := netip.MustParseAddr("192.0.2.254")
 			s := newSessions(slog.New(slog.DiscardHandler))
-			s.add(peer)
+			s.add(Peer{Address: peer})
 			l := &logger{log: s.log, sessions: s}
 			for _, line := range tt.lines {
 				line.fields["Topic"], line.fields["Key"] = "Peer", peer.String()
@@ -127,7 +127,7 @@ func TestSessionsLogWhatAColleagueWouldBeTold(t *testing.T) {
 		},
 	})))
 	peer := netip.MustParseAddr("192.0.2.254")
-	s.add(peer)
+	s.add(Peer{Address: peer})
 	s.enter(peer, "active")
 	s.enter(peer, "established")
 	up := s.get(peer).since

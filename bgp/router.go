@@ -114,7 +114,7 @@ func (r *Router) start(ctx, watching context.Context, srv *server.BgpServer, cha
 		return err
 	}
 	for _, n := range r.cfg.Neighbors {
-		r.sessions.add(n.Address)
+		r.sessions.add(n)
 		n.Passive = true
 		peer := apiPeer(n, true, true, graceful{})
 		if err := srv.AddPeer(ctx, &api.AddPeerRequest{Peer: peer}); err != nil {

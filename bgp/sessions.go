@@ -20,6 +20,9 @@ const (
 type sessions struct {
 	log *slog.Logger
 	up  func(peer netip.Addr) // hears of sessions before anything is read in them; may be nil
+	// full is called when a peer may have sent more prefixes than its limit; not nil where
+	// there are limits.
+	full func(peer netip.Addr)
 
 	mu    sync.Mutex
 	peers map[netip.Addr]*session
@@ -34,6 +37,9 @@ type session struct {
 	// log, not the state: its next line may be there before the event.
 	reason    string
 	explained bool
+
+	limit    int // of prefixes; 0: none
+	received int // prefixes, some perhaps more than once, since that was last looked at
 }
 
 func newSessions(log *slog.Logger) *sessions {
@@ -41,10 +47,30 @@ func newSessions(log *slog.Logger) *sessions {
 }
 
 // add begins to follow a peer.
-func (s *sessions) add(peer netip.Addr) {
+func (s *sessions) add(p Peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.peers[peer] = &session{state: idle, since: time.Now()}
+	s.peers[p.Address] = &session{state: idle, since: time.Now(), limit: p.PrefixLimit}
+}
+
+// receive records that a peer has sent so many prefixes. How many of them it had sent
+// before only the library knows, to which that is a question of going through all of
+// them: it is asked when they may be too many, not with each message.
+func (s *sessions) receive(peer string, prefixes int) {
+	address, err := netip.ParseAddr(peer)
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.peers[address]
+	if p == nil || p.limit == 0 {
+		return
+	}
+	if p.received += prefixes; p.received > p.limit {
+		p.received = 0
+		s.full(address)
+	}
 }
 
 // remove ends that, before the session itself is closed.

@@ -35,6 +35,8 @@ type Speaker struct {
 	opened    map[netip.Addr]terms       // by which the server has peers, or will when they are no longer held
 	held      map[netip.Addr]*time.Timer // peers whose sessions wait for Config.Held
 	left      bool                       // sessions are for the next process to go on with
+
+	fullRetry time.Duration // after which peers that sent too much are tried again
 }
 
 // PeerStatus is how the session with one peer stands.
@@ -69,8 +71,9 @@ func New(cfg Config) (*Speaker, error) {
 		held:      make(map[netip.Addr]*time.Timer),
 		routes:    make(map[netip.Prefix]lb.Route),
 		announced: make(map[netip.Prefix]lb.Route),
+		fullRetry: time.Minute,
 	}
-	s.sessions.up = cfg.Up
+	s.sessions.up, s.sessions.full = cfg.Up, func(peer netip.Addr) { go s.checkFull(peer) }
 	s.take(cfg.Peers)
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(collector{s}); err != nil {
@@ -152,7 +155,7 @@ func (s *Speaker) start(ctx, watching context.Context, srv *server.BgpServer) er
 func (s *Speaker) hold(p Peer, h Hold) {
 	peer := p.Address
 	s.opened[peer] = s.terms(p)
-	s.sessions.add(peer)
+	s.sessions.add(p)
 	s.sessions.explain(peer, reason{words: h.Reason})
 	s.log.Warn("session put off", "peer", peer, "for", h.For, "reason", h.Reason)
 	s.held[peer] = time.AfterFunc(h.For, func() {
@@ -177,6 +180,31 @@ func (s *Speaker) unhold(peer netip.Addr) bool {
 		timer.Stop() // or it has run out, waits for s.mu, and will find nothing
 	}
 	return timer != nil
+}
+
+// checkFull closes the session with a peer that has sent more prefixes than it may, for
+// fullRetry. The library's own limit goes through all of them with every message that
+// comes, and never tries again.
+func (s *Speaker) checkFull(peer netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, opened := s.opened[peer]
+	if !opened || s.server == nil || prefixesFrom(s.server, peer) <= t.PrefixLimit {
+		return
+	}
+	why := fmt.Sprintf("more than %d prefixes received (prefix_limit), none are wanted: next try in %v", t.PrefixLimit, s.fullRetry)
+	if err := s.server.DisablePeer(context.Background(), &api.DisablePeerRequest{Address: peer.String(), Communication: why}); err != nil {
+		return // disabled already, or ended
+	}
+	s.log.Error("peer sends too much, its session is closed", "peer", peer, "prefix_limit", t.PrefixLimit, "after", s.fullRetry, "remedy", "have the router send nothing to this node")
+	time.AfterFunc(s.fullRetry, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if _, opened := s.opened[peer]; opened && s.server != nil {
+			// One that was added anew in the meantime is enabled already: an error.
+			_ = s.server.EnablePeer(context.Background(), &api.EnablePeerRequest{Address: peer.String()})
+		}
+	})
 }
 
 // Resume says that packets were forwarded all the time since the sessions of a process
@@ -477,7 +505,7 @@ func (s *Speaker) resend(ctx context.Context, had, has terms) error {
 
 func (s *Speaker) addPeer(ctx context.Context, p Peer, restarting bool) error {
 	t := s.terms(p)
-	s.sessions.add(p.Address)
+	s.sessions.add(p)
 	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p, t.v4, t.v6, graceful{s.cfg.RestartTime, restarting})}); err != nil {
 		s.sessions.remove(p.Address, "not added")
 		delete(s.opened, p.Address)

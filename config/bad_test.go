@@ -163,6 +163,8 @@ func TestParseRefuses(t *testing.T) {
 				`halfproxy.yaml:20: bgp.communities[1] "blackhole-ish" is no community: write 64512:100, 64512:1:2 or a well-known name such as no-export`},
 		{"a community listed twice", `["64512:100"]`, `["65535:65281", no-export]`,
 			`halfproxy.yaml:20: bgp.communities[1] "no-export" is there already, in line 20: remove one of them`},
+		{"no prefix at all allowed", "      ttl_security: true ", "      prefix_limit: 0 ",
+			`halfproxy.yaml:26: bgp.peers[0] "10.0.1.254": prefix_limit 0 is out of range: give a number from 1 to 4294967295`},
 		{"aggregates that cannot be", "  peers:\n    - address: 10.0.1.254\n", `  aggregates:
     - {prefix: 203.0.113.10/24}
     - {prefix: 203.0.113.0}

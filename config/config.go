@@ -96,6 +96,7 @@ type Peer struct {
 	NextHop4         netip.Addr // not valid: as the session has it, likewise NextHop6
 	NextHop6         netip.Addr
 	ExtendedNextHop  bool
+	PrefixLimit      int // of each family that it may send
 	BFD              BFD
 	Attributes       lb.Attributes
 }

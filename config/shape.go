@@ -140,6 +140,9 @@ type peerEntry struct {
 	NextHops list[value] `yaml:"next_hops" kind:"address"`
 	// IPv4 VIPs have an IPv6 next hop (RFC 8950).
 	ExtendedNextHop value `yaml:"extended_next_hop" kind:"boolean" default:"false"`
+	// Prefixes of a family that it may send: none is used, all cost memory. Who sends more
+	// has its session closed, and is tried again a minute later.
+	PrefixLimit value `yaml:"prefix_limit" kind:"integer" range:"1..4294967295" default:"100000"`
 	// RFC 5880: a dead node is noticed after multiplier times interval. Left out: none.
 	BFD bfdSection `yaml:"bfd"`
 	// Beside bgp.communities, on all that it is told. Default: none.

@@ -19,7 +19,7 @@ func peers(cfg config.Config) []bgp.Peer {
 			HoldTime: p.HoldTime, KeepaliveTime: p.KeepaliveTime, ConnectRetryTime: p.ConnectRetryTime,
 			Password: p.Password, TTLSecurity: p.TTLSecurity, Multihop: p.Multihop, LocalAddress: p.LocalAddress, Passive: p.Passive,
 			No4: !p.IPv4, No6: !p.IPv6, NextHops: bgp.NextHops{V4: p.NextHop4, V6: p.NextHop6}, ExtendedNextHop: p.ExtendedNextHop,
-			Attributes: p.Attributes,
+			PrefixLimit: p.PrefixLimit, Attributes: p.Attributes,
 		}
 	}
 	return peers

@@ -1,0 +1,163 @@
+package bgp
+
+import (
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
+)
+
+var fullTable = flag.Int("routes", 50_000, "how many routes TestAFullTableIsTakenForWhatItIs has a router send")
+
+// bird with as many routes as are asked for, that it sends to whoever comes.
+func birdWith(routes int) string {
+	var conf strings.Builder
+	conf.WriteString(`
+router id 192.0.2.254;
+protocol device {}
+protocol bgp a { local as 64500; neighbor 192.0.2.1 as 64512; passive yes; hold time 3; error wait time 1, 1; ipv4 { import all; export all; }; }
+protocol static much {
+	ipv4;
+`)
+	for i := range routes {
+		fmt.Fprintf(&conf, "\troute %s/24 blackhole;\n", slash24(i))
+	}
+	conf.WriteString("}\n")
+	return conf.String()
+}
+
+// slash24 are the prefixes of this length one after the other.
+func slash24(i int) netip.Addr {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], uint32(1<<24+i<<8))
+	return netip.AddrFrom4(b)
+}
+
+func TestARouterThatSendsTooMuchIsLeftAloneForAWhile(t *testing.T) {
+	ns := network(t)
+	bird := startBIRD(t, ns, birdWith(30_000))
+	p := peer("192.0.2.126", 64500)
+	p.PrefixLimit = 20_000
+	cfg := config(p)
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.fullRetry = 2 * time.Second
+	n := &node{Speaker: s}
+	n.run(t)
+	announce(t, n, "203.0.113.10/32")
+	const why = `the session was closed by this node: administrative shutdown "more than 20000 prefixes received (prefix_limit), none are wanted: next try in 2s"`
+	until(t, 4*soon, func() string {
+		if p := s.Peers()[0]; p.LastError != why || p.State == established {
+			return fmt.Sprintf("got %+v, want %q", p, why)
+		}
+		return ""
+	})
+	if out, err := bird.Command("show protocols all a"); err != nil || !strings.Contains(out, "Administrative shutdown") {
+		t.Errorf("bird: got %s, %v, want it to know why", out, err)
+	}
+	if out, err := bird.Command("disable much"); err != nil {
+		t.Fatal(out, err)
+	}
+	until(t, 4*soon, func() string { return states(n, established) })
+	until(t, soon, func() string {
+		if out, _ := bird.Command("show route 203.0.113.10/32"); !strings.Contains(out, "AS64512") {
+			return "bird has no route: " + out
+		}
+		return ""
+	})
+}
+
+func TestPrefixesOfBothFamiliesCount(t *testing.T) {
+	update := bgp.NewBGPUpdateMessage(nil, []bgp.PathAttributeInterface{
+		bgp.NewPathAttributeOrigin(0),
+		bgp.NewPathAttributeMpReachNLRI("2001:db8::1", []bgp.AddrPrefixInterface{
+			bgp.NewIPv6AddrPrefix(48, "2001:db8:1::"), bgp.NewIPv6AddrPrefix(48, "2001:db8:2::"),
+		}),
+	}, []*bgp.IPAddrPrefix{bgp.NewIPAddrPrefix(24, "203.0.113.0")}).Body.(*bgp.BGPUpdate)
+	if got := announcedIn(map[string]any{"nlri": update.NLRI, "attributes": update.PathAttributes}); got != 3 {
+		t.Errorf("got %d, want 3", got)
+	}
+}
+
+// By hand: go test ./bgp -run AFullTable -v -routes 1000000
+func TestAFullTableIsTakenForWhatItIs(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		limit int
+	}{
+		{"refused", 0},
+		{"over the limit", *fullTable / 10},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			needNamespace(t, "198.51.100.254")
+			router := &tap{address: netip.MustParseAddr("198.51.100.254"), asn: 64500}
+			for from := 0; from < *fullTable; from += 800 {
+				var some []*bgp.IPAddrPrefix
+				for i := from; i < min(from+800, *fullTable); i++ {
+					some = append(some, bgp.NewIPAddrPrefix(24, slash24(i).String()))
+				}
+				router.offer = append(router.offer, bgp.NewBGPUpdateMessage(nil, []bgp.PathAttributeInterface{
+					bgp.NewPathAttributeOrigin(0),
+					bgp.NewPathAttributeAsPath([]bgp.AsPathParamInterface{bgp.NewAs4PathParam(bgp.BGP_ASPATH_ATTR_TYPE_SEQ, []uint32{64500, uint32(65536 + from)})}),
+					bgp.NewPathAttributeNextHop("198.51.100.1"),
+				}, some))
+			}
+			router.listen(t)
+			p := peer("198.51.100.254", 64500)
+			p.HoldTime, p.PrefixLimit = 90*time.Second, tt.limit
+			s := start(t, config(p))
+			announce(t, s, "203.0.113.10/32")
+			debug.FreeOSMemory()
+			before, most := rss(t), 0
+			began := time.Now()
+			until(t, 5*time.Minute, func() string {
+				most = max(most, rss(t))
+				switch st := s.Peers()[0]; {
+				case tt.limit > 0 && !strings.Contains(st.LastError, "prefix_limit"):
+					return fmt.Sprintf("got %+v, want it over the limit", st)
+				case tt.limit == 0 && received(s) != uint64(*fullTable):
+					return fmt.Sprintf("got %d routes and %+v, want %d", received(s), st, *fullTable)
+				}
+				time.Sleep(10 * time.Millisecond)
+				return ""
+			})
+			took := time.Since(began)
+			if d := differ(rib(t, s), []string{"203.0.113.10/32"}); d != "" {
+				t.Errorf("routes: %s", d)
+			}
+			if tt.limit == 0 {
+				router.knows(t, "203.0.113.10/32 via 198.51.100.254 as [64512] communities [] large [] local-pref 0")
+			}
+			runtime.GC()
+			debug.FreeOSMemory()
+			t.Logf("%d routes in %v: RSS %d MB before, %d MB at most, %d MB after", *fullTable, took.Round(time.Millisecond), before, most, rss(t))
+			if grown := rss(t) - before; tt.limit > 0 && grown > 40 {
+				t.Errorf("%d MB stay, want none of them kept", grown)
+			}
+		})
+	}
+}
+
+// rss is this process's resident memory, in MB.
+func rss(t *testing.T) int {
+	t.Helper()
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size, resident int
+	if _, err := fmt.Sscan(string(statm), &size, &resident); err != nil {
+		t.Fatal(err)
+	}
+	return resident * os.Getpagesize() >> 20
+}
