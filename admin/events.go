@@ -73,6 +73,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, after func(uint6
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	// Else the end of its time, sooner than ours, looks like that of the connection.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	patience := time.After(q.Wait)
 	for waits := q.Wait > 0; ; {
 		list, news := after(q.After)

@@ -30,6 +30,9 @@ type Config struct {
 	Ready    func() (reasons []string) // why it should not get traffic; none: ready
 	Gatherer prometheus.Gatherer
 
+	// Traffic is called every other second. Nil: there is none to be shown.
+	Traffic func() (Traffic, error)
+
 	// Events gives what has happened with a greater number than the given one, the
 	// oldest first, and a channel that is closed when there is more.
 	Events func(after uint64) ([]events.Event, <-chan struct{})
@@ -60,6 +63,7 @@ type Config struct {
 // Server serves the HTTP endpoint and the admin socket.
 type Server struct {
 	log       *slog.Logger
+	stream    *stream
 	listeners []net.Listener
 	handlers  []http.Handler // one a listener
 }
@@ -73,6 +77,7 @@ const (
 // begins. They are released by Run when it returns, or by Close.
 func New(cfg Config) (*Server, error) {
 	s := &Server{log: cfg.Log.With("part", "admin")}
+	s.stream = newStream(cfg, cfg.whole, s.log)
 	if cfg.Listen.IsValid() {
 		l, err := listenTCP(cfg.Listen)
 		if err != nil {
@@ -138,11 +143,14 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Info("listening", "address", l.Addr().String())
 	}
 
+	telling, enough := context.WithCancel(ctx)
+	running.Go(func() { s.stream.run(telling) })
 	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	enough()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
 	for _, srv := range servers {
@@ -156,8 +164,6 @@ func (s *Server) Run(ctx context.Context) error {
 
 // reads routes what may be asked by anyone who reaches a listener.
 func (s *Server) reads(cfg Config) *http.ServeMux {
-	health := func() Health { return newHealth("unhealthy", cfg.Health()) }
-	ready := func() Health { return newHealth("not ready", cfg.Ready()) }
 	answerHealth := func(current func() Health) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			h, code := current(), http.StatusOK
@@ -169,20 +175,30 @@ func (s *Server) reads(cfg Config) *http.ServeMux {
 	}
 
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", answerHealth(health))
-	mux.HandleFunc("GET /readyz", answerHealth(ready))
+	mux.HandleFunc("GET /healthz", answerHealth(cfg.health))
+	mux.HandleFunc("GET /readyz", answerHealth(cfg.ready))
 	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		st := cfg.Status()
-		st.Node.Health, st.Node.Ready = health(), ready()
-		s.answer(w, http.StatusOK, st)
+		s.answer(w, http.StatusOK, cfg.whole())
 	})
 	mux.HandleFunc("GET "+eventsPath, func(w http.ResponseWriter, r *http.Request) { s.events(w, r, cfg.Events) })
+	mux.HandleFunc("GET /api/v1/stream", s.stream.serve)
+	s.console(mux)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		// One counter that cannot be read must not hide all others.
 		ErrorHandling: promhttp.ContinueOnError,
 	}))
 	return mux
+}
+
+func (cfg Config) health() Health { return newHealth("unhealthy", cfg.Health()) }
+func (cfg Config) ready() Health  { return newHealth("not ready", cfg.Ready()) }
+
+// whole is the status with what only the server fills in.
+func (cfg Config) whole() Status {
+	st := cfg.Status()
+	st.Node.Health, st.Node.Ready = cfg.health(), cfg.ready()
+	return st
 }
 
 func newHealth(otherwise string, reasons []string) Health {

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/events"
 )
 
 // config is of a healthy node that listens on a free port and a socket.
@@ -35,6 +36,8 @@ func config(t *testing.T) admin.Config {
 		Health:   func() []string { return nil },
 		Ready:    func() []string { return nil },
 		Gatherer: metrics,
+		Traffic:  func() (admin.Traffic, error) { return admin.Traffic{}, nil },
+		Events:   events.NewRing(10).After,
 		Reload:   func(context.Context) error { return nil },
 		Log:      slog.New(slog.DiscardHandler),
 	}
@@ -205,7 +208,7 @@ func (broken) Collect(ch chan<- prometheus.Metric) {
 
 func TestEverythingElseIsNotFound(t *testing.T) {
 	n := start(t, config(t))
-	for _, path := range []string{"/", "/healthz/", "/api/v1/", "/api/v1/reload", "/api/v2/status", "/debug/pprof/", "/favicon.ico"} {
+	for _, path := range []string{"/console", "/console/", "/console/index.html", "/index.html", "/healthz/", "/api/v1/", "/api/v1/reload", "/api/v2/status", "/debug/pprof/", "/favicon.ico"} {
 		if resp, _ := ask(t, http.DefaultClient, "GET", n.url+path); resp.StatusCode != 404 {
 			t.Errorf("GET %s: got %d, want 404", path, resp.StatusCode)
 		}

@@ -20,7 +20,8 @@ type Status struct {
 	Services      List[Service]   `json:"services"`
 	BGP           List[Peer]      `json:"bgp"`
 	Aggregates    List[Aggregate] `json:"aggregates"`
-	Orders        List[Order]     `json:"orders"` // in force, beside the configuration
+	Orders        List[Order]     `json:"orders"`   // in force, beside the configuration
+	Verdicts      List[Verdict]   `json:"verdicts"` // what became of packets on this node
 	ConfigDigest  string          `json:"config_digest"`
 	ConfigDiffers List[string]    `json:"config_differs"` // members with another configuration for a while
 }
@@ -34,6 +35,21 @@ type Node struct {
 	Health     Health          `json:"health"` // as /healthz has it; filled in by Server
 	Ready      Health          `json:"ready"`  // as /readyz has it; filled in by Server
 	Interfaces List[Interface] `json:"interfaces"`
+	Records    FlowRecords     `json:"flow_records"`
+}
+
+// FlowRecords says how many there are, and how many there can be.
+type FlowRecords struct {
+	Held int `json:"held"`
+	Room int `json:"room"`
+}
+
+// Verdict is how packets ended, and how many of them did so since the process started.
+type Verdict struct {
+	Name    string `json:"verdict"`
+	Fate    string `json:"fate"` // forwarded, answered, passed or dropped
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
 }
 
 // Health is the answer of /healthz and /readyz.
@@ -64,6 +80,8 @@ type Member struct {
 	Address      netip.AddrPort `json:"address"`
 	State        string         `json:"state"`         // alive, or what is wrong with it
 	ConfigDigest string         `json:"config_digest"` // empty while it has told none
+	// Tables are the digests of its services' tables, as it has told them.
+	Tables Map[string] `json:"tables"`
 }
 
 // Service is a service as this node serves it.
@@ -109,11 +127,13 @@ type Backend struct {
 	Order            string     `json:"order"`      // in force about it, in words; empty: none
 	HealthyObservers int        `json:"healthy_observers"`
 	Observers        int        `json:"observers"`
-	Packets          uint64     `json:"packets"`
-	Bytes            uint64     `json:"bytes"`
-	Flows            uint64     `json:"flows"`              // opened: of TCP and SCTP
-	FlowRecords      int        `json:"flow_records"`       // that lead to it, while its service's table is in transition
-	PacketsPerSecond float64    `json:"packets_per_second"` // likewise
+	// Seen is what each member in sight that has an opinion sees: up or down.
+	Seen             Map[string] `json:"seen"`
+	Packets          uint64      `json:"packets"`
+	Bytes            uint64      `json:"bytes"`
+	Flows            uint64      `json:"flows"`              // opened: of TCP and SCTP
+	FlowRecords      int         `json:"flow_records"`       // that lead to it, while its service's table is in transition
+	PacketsPerSecond float64     `json:"packets_per_second"` // likewise
 	// HeldBy are the members that have flows at it, of one that gets no new ones; where
 	// there are none it is safe to stop.
 	HeldBy     List[string] `json:"held_by"`
@@ -123,13 +143,31 @@ type Backend struct {
 
 // Peer is a router that this node speaks BGP with.
 type Peer struct {
-	Address   netip.Addr `json:"peer"`
-	ASN       uint32     `json:"asn"`
-	State     string     `json:"state"` // established, or how far it has come
-	Since     time.Time  `json:"since,omitzero"`
-	BFD       string     `json:"bfd"`        // up, down, or off where none is configured
-	Announced int        `json:"announced"`  // prefixes announced to it
-	LastError string     `json:"last_error"` // what ended the session, or kept it from starting
+	Address   netip.Addr  `json:"peer"`
+	ASN       uint32      `json:"asn"`
+	State     string      `json:"state"` // established, or how far it has come
+	Since     time.Time   `json:"since,omitzero"`
+	BFD       string      `json:"bfd"`        // up, down, or off where none is configured
+	Announced int         `json:"announced"`  // prefixes announced to it
+	Routes    List[Route] `json:"routes"`     // that are for it, while the session is up
+	LastError string      `json:"last_error"` // what ended the session, or kept it from starting
+}
+
+// Route is a prefix that a router is told of.
+type Route struct {
+	Prefix    netip.Prefix `json:"prefix"`
+	GoingAway bool         `json:"going_away"` // it says that it will be withdrawn (RFC 8326)
+}
+
+// Map is by name, and {} in JSON when it is empty, never null.
+type Map[T any] map[string]T
+
+// MarshalJSON implements json.Marshaler.
+func (m Map[T]) MarshalJSON() ([]byte, error) {
+	if len(m) == 0 {
+		return []byte("{}"), nil
+	}
+	return json.Marshal(map[string]T(m))
 }
 
 // Aggregate is a prefix that is announced while a VIP in it is.

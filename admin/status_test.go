@@ -52,6 +52,13 @@ func troubled() admin.Status {
 				{Name: "eth0", XDPMode: "native", Attached: true},
 				{Name: "eth1"},
 			},
+			Records: admin.FlowRecords{Held: 12, Room: 1 << 20},
+		},
+		Verdicts: []admin.Verdict{
+			{Name: "forwarded", Fate: "forwarded", Packets: 1_235_566, Bytes: 987_654_321},
+			{Name: "not_vip", Fate: "passed", Packets: 4321, Bytes: 432_100},
+			{Name: "no_backend", Fate: "dropped", Packets: 17, Bytes: 1020},
+			{Name: "echo_limited", Fate: "dropped"},
 		},
 		Cluster: admin.Cluster{InSight: 1, Size: 3, Frozen: true, Blind: []string{"lb3"}},
 		Orders: []admin.Order{
@@ -59,9 +66,9 @@ func troubled() admin.Status {
 			{Kind: "backend", Name: "web/web2", Action: "weigh", Weight: 50, By: "bob", Member: "lb2", At: now.Add(-26 * time.Hour), Until: now.Add(time.Hour)},
 		},
 		Members: []admin.Member{
-			{Name: "lb1", Address: ipPort("10.0.1.1:7946"), State: "alive", ConfigDigest: "8c1d3f0a52b7e946"},
+			{Name: "lb1", Address: ipPort("10.0.1.1:7946"), State: "alive", ConfigDigest: "8c1d3f0a52b7e946", Tables: map[string]string{"web": "60303ae22b998861"}},
 			{Name: "lb2", Address: ipPort("[2001:db8:1::2]:7946"), State: "dead"},
-			{Name: "lb3", Address: ipPort("10.0.1.3:7946"), State: "suspect", ConfigDigest: "0b7e9468c1d3f0a5"},
+			{Name: "lb3", Address: ipPort("10.0.1.3:7946"), State: "suspect", ConfigDigest: "0b7e9468c1d3f0a5", Tables: map[string]string{"web": "ae22b99886160303"}},
 		},
 		Services: []admin.Service{
 			{
@@ -72,7 +79,7 @@ func troubled() admin.Status {
 				Transition: &admin.Transition{Since: now.Add(-5 * time.Minute), Until: now.Add(57 * time.Minute), Changes: 3, Slots: 1911},
 				Backends: []admin.Backend{
 					{Name: "web1", Address: ip("10.0.1.11"), Weight: 100, WeightNow: 20, State: "up", HealthyObservers: 3, Observers: 3, Packets: 1_234_567, Bytes: 18_446_744_073_709_551_615, Flows: 45_678},
-					{Name: "web2", Address: ip("10.0.1.12"), Weight: 50, WeightNow: 50, State: "down", HealthyObservers: 1, Observers: 3, Packets: 999, Bytes: 999_950, Flows: 12,
+					{Name: "web2", Address: ip("10.0.1.12"), Weight: 50, WeightNow: 50, State: "down", HealthyObservers: 1, Observers: 3, Seen: map[string]string{"lb1": "down", "lb2": "down", "lb3": "up"}, Packets: 999, Bytes: 999_950, Flows: 12,
 						LastError: `http: status 503 "Service Unavailable", want 2xx`},
 					{Name: "web3", Address: ip("10.0.1.13"), Weight: 0, State: "drained", HealthyObservers: 3, Observers: 3, SafeToStop: true},
 					{Name: "web4", Address: ip("10.0.1.14"), Weight: 0, State: "drained", HealthyObservers: 3, Observers: 3, FlowRecords: 12, PacketsPerSecond: 339.7, HeldBy: []string{"lb1", "lb2"}},
@@ -92,7 +99,8 @@ func troubled() admin.Status {
 			{Prefix: lb.MustParseVIP("2001:db8::/48"), Announced: true, VIPs: 1, Serving: 1},
 		},
 		BGP: []admin.Peer{
-			{Address: ip("10.0.1.254"), ASN: 64500, State: "established", Since: now.Add(-3*time.Hour - 12*time.Minute), BFD: "off", Announced: 2, LastError: "long past"},
+			{Address: ip("10.0.1.254"), ASN: 64500, State: "established", Since: now.Add(-3*time.Hour - 12*time.Minute), BFD: "off", Announced: 2, LastError: "long past",
+				Routes: []admin.Route{{Prefix: netip.MustParsePrefix("203.0.113.10/32")}, {Prefix: netip.MustParsePrefix("2001:db8::10/128"), GoingAway: true}}},
 			{Address: ip("2001:db8:1::254"), ASN: 4200000001, State: "active", Since: now.Add(-42 * time.Second), BFD: "down",
 				LastError: "the peer refuses the session: NOTIFICATION 2/2 (bad peer AS): compare bgp.peers[1].asn with the router's own AS"},
 			{Address: ip("10.0.1.253"), ASN: 64500, State: "idle", BFD: "off"},

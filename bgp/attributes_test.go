@@ -137,7 +137,7 @@ func TestRoutesGoToThePeersThatTheyAreForAndFollowChanges(t *testing.T) {
 	r.plain.knows(t, webPlain, dnsPlain)
 	r.changed.knows(t, dnsChanged)
 	until(t, soon, func() string {
-		if p := s.Peers(); p[0].Announced != 2 || p[1].Announced != 1 {
+		if p := s.Peers(); p[0].Announced != 2 || p[1].Announced != 1 || len(p[0].Routes) != 2 || len(p[1].Routes) != 1 {
 			return fmt.Sprintf("announced: got %+v, want 2 and 1", p)
 		}
 		return ""

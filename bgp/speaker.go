@@ -47,6 +47,8 @@ type PeerStatus struct {
 	Since time.Time // when the session last came up or went down; or the peer was added
 	// Announced is the number of VIPs that the peer has been sent.
 	Announced int
+	// Routes are those that are for the peer, by prefix, while the session is up.
+	Routes []lb.Route
 	// LastError says in words why the session is not established; empty while
 	// it is.
 	LastError string
@@ -563,9 +565,26 @@ func (s *Speaker) Peers() []PeerStatus {
 		}
 		if session.state == established {
 			status[i].Announced = sent[p.Address]
+			status[i].Routes = s.routesFor(p)
 		}
 	}
 	return status
+}
+
+// routesFor gives the announced routes that are for a peer and that its session can carry.
+func (s *Speaker) routesFor(p Peer) []lb.Route {
+	_, v4, v6 := s.cfg.nextHops(p)
+	var list []lb.Route
+	for _, prefix := range sorted(s.announced) {
+		r, carried := s.announced[prefix], v6
+		if prefix.Addr().Is4() {
+			carried = v4
+		}
+		if carried && r.IsFor(p.Address) {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 func sorted(routes map[netip.Prefix]lb.Route) []netip.Prefix {

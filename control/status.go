@@ -108,3 +108,27 @@ func (c *Controller) newStatus(p plan, now time.Time, inSight int, found finding
 	st.Aggregates = c.aggregates(p, st)
 	return st
 }
+
+// Seen gives, by service and backend, what each member in sight sees of it as of now: up
+// or down, of those that have an opinion.
+func (c *Controller) Seen() map[string]map[string]map[string]string {
+	p, now := c.current(), time.Now()
+	records := append(c.others(c.Cluster.Records(), now), lb.Record{Member: c.Node, Report: lb.Report{Observations: c.Checker.Observations()}})
+	of := make([]map[string]string, len(p.targets))
+	for _, r := range records {
+		for i, o := range opinions(p.targets, r.Report.Observations) {
+			if of[i] == nil {
+				of[i] = make(map[string]string, len(records))
+			}
+			of[i][r.Member] = o.State.String()
+		}
+	}
+	seen := make(map[string]map[string]map[string]string, len(p.services))
+	for _, s := range p.services {
+		seen[s.Name] = make(map[string]map[string]string, len(s.Backends))
+		for i, b := range s.Backends {
+			seen[s.Name][b.Name] = of[s.targets[i]]
+		}
+	}
+	return seen
+}

@@ -54,19 +54,11 @@ func (t *tally) begin(entry uint32, from bpfCounter) {
 func (d *Dataplane) Stats() (Stats, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	stats := Stats{Verdicts: make(map[Verdict]Count), Services: make(map[string]ServiceStats)}
-	verdicts, err := newCounters(d.store.maps[bpfMapVerdicts])
-	if err != nil {
+	stats := Stats{Services: make(map[string]ServiceStats)}
+	var err error
+	if stats.Verdicts, err = d.verdicts(); err != nil {
 		return Stats{}, err
 	}
-	for v := range verdictNames {
-		c, err := verdicts.read(uint32(v))
-		if err != nil {
-			return Stats{}, fmt.Errorf("read the counter of verdict %s: %w", Verdict(v), err)
-		}
-		stats.Verdicts[Verdict(v)] = Count{c.Packets, c.Bytes, c.Flows}
-	}
-
 	counters, err := newCounters(d.store.maps[bpfMapBackendCounters])
 	if err != nil {
 		return Stats{}, err
@@ -94,6 +86,31 @@ func (d *Dataplane) Stats() (Stats, error) {
 		stats.Services[name] = service
 	}
 	return stats, nil
+}
+
+// Verdicts reads the counters of verdicts alone, which costs next to nothing however many
+// services there are.
+func (d *Dataplane) Verdicts() (map[Verdict]Count, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.verdicts()
+}
+
+// verdicts needs d.mu.
+func (d *Dataplane) verdicts() (map[Verdict]Count, error) {
+	counters, err := newCounters(d.store.maps[bpfMapVerdicts])
+	if err != nil {
+		return nil, err
+	}
+	counts := make(map[Verdict]Count, len(verdictNames))
+	for v := range verdictNames {
+		c, err := counters.read(uint32(v))
+		if err != nil {
+			return nil, fmt.Errorf("read the counter of verdict %s: %w", Verdict(v), err)
+		}
+		counts[Verdict(v)] = Count{c.Packets, c.Bytes, c.Flows}
+	}
+	return counts, nil
 }
 
 // all gives every backend that packets may still be counted for.

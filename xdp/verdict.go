@@ -88,6 +88,28 @@ func Drops() []Verdict {
 	return drops
 }
 
+// Verdicts are all that there are, in the order in which they are told.
+func Verdicts() []Verdict {
+	all := make([]Verdict, len(verdictNames))
+	for v := range all {
+		all[v] = Verdict(v)
+	}
+	return all
+}
+
+// Fate is what became of the packet, in a word.
+func (v Verdict) Fate() string {
+	switch {
+	case v == Forwarded:
+		return "forwarded"
+	case v < OtherMAC:
+		return "answered"
+	case v < Verdict(bpfVerdictVERDICT_FIRST_DROP):
+		return "passed"
+	}
+	return "dropped"
+}
+
 // mayChange says whether a frame may be another after the verdict than it was
 // before: what passes is not touched, nor what is dropped, but where making
 // room failed midway.

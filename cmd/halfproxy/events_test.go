@@ -24,7 +24,8 @@ func serveEvents(t *testing.T, socket string) (log *slog.Logger, stop func()) {
 	t.Helper()
 	ring := events.NewRing(300)
 	server, err := admin.New(admin.Config{
-		Socket: socket, Events: ring.After, Gatherer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
+		Socket: socket, Events: ring.After, Traffic: func() (admin.Traffic, error) { return admin.Traffic{}, nil },
+		Gatherer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -75,6 +75,7 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, registry *pro
 		Status: n.status, Health: n.unhealthy, Ready: n.unready, Trace: n.trace, Capture: n.capture, Settings: n.settings, Reload: n.reload,
 		Order:    func(ctx context.Context, o lb.Order) error { return n.control.Order(ctx, o) },
 		Events:   happened.After,
+		Traffic:  func() (admin.Traffic, error) { return n.traffic() },
 		Gatherer: registry, Log: log,
 	})
 	if err != nil {

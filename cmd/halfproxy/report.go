@@ -8,7 +8,9 @@ import (
 
 	"github.com/halfproxy/halfproxy/admin"
 	"github.com/halfproxy/halfproxy/bgp"
+	"github.com/halfproxy/halfproxy/control"
 	"github.com/halfproxy/halfproxy/lb"
+	"github.com/halfproxy/halfproxy/xdp"
 )
 
 // status gathers what each part knows.
@@ -30,8 +32,14 @@ func (n *node) status() admin.Status {
 		Cluster:       admin.Cluster{InSight: st.InSight, Size: st.Size, Frozen: st.Frozen, Blind: st.Blind},
 		ConfigDigest:  st.Config.String(),
 		ConfigDiffers: st.ConfigDiffers,
-		Members:       n.memberList(cfg.Node.Name, st.Config),
+		Members:       n.memberList(cfg.Node.Name, st),
 	}
+	s.Node.Records = admin.FlowRecords{Held: stats.Records.Held, Room: stats.Records.Room}
+	for _, v := range xdp.Verdicts() {
+		count := stats.Verdicts[v]
+		s.Verdicts = append(s.Verdicts, admin.Verdict{Name: v.String(), Fate: v.Fate(), Packets: count.Packets, Bytes: count.Bytes})
+	}
+	seen := n.control.Seen()
 	for _, o := range st.Orders {
 		s.Orders = append(s.Orders, admin.NewOrder(o))
 	}
@@ -75,7 +83,7 @@ func (n *node) status() admin.Status {
 			out.Backends = append(out.Backends, admin.Backend{
 				Order: order,
 				Name:  b.Name, Address: b.Address, Weight: b.Weight, WeightNow: b.WeightNow(), State: b.State.String(),
-				HealthyObservers: b.Up, Observers: b.Observers,
+				HealthyObservers: b.Up, Observers: b.Observers, Seen: seen[service.Name][b.Name],
 				Packets: traffic.Packets, Bytes: traffic.Bytes, Flows: traffic.Flows,
 				FlowRecords: use.Records, PacketsPerSecond: use.Rate, HeldBy: held, SafeToStop: aside && len(held) == 0,
 				LastError: lastErrors[[2]string{service.Name, b.Name}],
@@ -91,7 +99,12 @@ func (n *node) status() admin.Status {
 	if n.speaker != nil {
 		sessions := n.bfdStates(cfg)
 		for _, p := range n.speaker.Peers() {
+			var routes []admin.Route
+			for _, r := range p.Routes {
+				routes = append(routes, admin.Route{Prefix: r.Prefix, GoingAway: r.Shutdown})
+			}
 			s.BGP = append(s.BGP, admin.Peer{
+				Routes:  routes,
 				Address: p.Peer, ASN: p.ASN, State: p.State, Since: p.Since, BFD: cmp.Or(sessions[p.Peer], "off"),
 				Announced: p.Announced, LastError: p.LastError,
 			})
@@ -102,23 +115,51 @@ func (n *node) status() admin.Status {
 
 // memberList is the cluster as this node sees it; a node that stands alone is
 // its own only member.
-func (n *node) memberList(name string, config lb.Digest) []admin.Member {
-	if n.members == nil {
-		return []admin.Member{{Name: name, State: "alive", ConfigDigest: config.String()}}
+func (n *node) memberList(name string, st control.Status) []admin.Member {
+	ours := make(map[string]lb.Digest, len(st.Services))
+	for _, s := range st.Services {
+		ours[s.Name] = s.Table
 	}
-	digests := map[string]string{name: config.String()}
+	if n.members == nil {
+		return []admin.Member{{Name: name, State: "alive", ConfigDigest: st.Config.String(), Tables: digests(ours)}}
+	}
+	reports := make(map[string]lb.Report)
 	for _, r := range n.members.Records() {
-		if r.Member != name {
-			digests[r.Member] = r.Report.Config.String()
-		}
+		reports[r.Member] = r.Report
 	}
 	var members []admin.Member
 	for _, m := range n.members.Members() {
-		members = append(members, admin.Member{
-			Name: m.Name, Address: m.Address, State: m.State, ConfigDigest: digests[m.Name],
-		})
+		out := admin.Member{Name: m.Name, Address: m.Address, State: m.State}
+		if r, told := reports[m.Name]; m.Name == name {
+			out.ConfigDigest, out.Tables = st.Config.String(), digests(ours)
+		} else if told {
+			out.ConfigDigest, out.Tables = r.Config.String(), digests(r.Tables)
+		}
+		members = append(members, out)
 	}
 	return members
+}
+
+func digests(of map[string]lb.Digest) map[string]string {
+	texts := make(map[string]string, len(of))
+	for name, d := range of {
+		texts[name] = d.String()
+	}
+	return texts
+}
+
+// traffic is read all the time, for the console's picture of the last minutes.
+func (n *node) traffic() (t admin.Traffic, err error) {
+	verdicts, err := n.dataplane.Verdicts()
+	for v, count := range verdicts {
+		switch v.Fate() {
+		case "forwarded":
+			t.Forwarded, t.Bytes = count.Packets, count.Bytes
+		case "dropped":
+			t.Dropped += count.Packets
+		}
+	}
+	return t, err
 }
 
 // unhealthy tells why this node cannot forward.
