@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -109,6 +110,15 @@ func failOver(t *testing.T, router string, withBFD bool, next string) {
 			hops := awaitHops(t, l, 10*time.Second, "lb1", "lb3")
 			t.Logf("routes gone %v after the cut", hops.Sub(cut).Round(time.Millisecond))
 		}, mend: n.MendLink},
+		{name: "SIGKILL of all its processes and no restart", bfd: true, do: func(t *testing.T) {
+			keeper, err := strconv.Atoi(bfdProcess(t, n))
+			must(t, err)
+			killed := time.Now()
+			must(t, syscall.Kill(keeper, syscall.SIGKILL))
+			must(t, n.Kill())
+			hops := awaitHops(t, l, restartTime+5*time.Second, "lb1", "lb3")
+			t.Logf("routes gone %v after SIGKILL", hops.Sub(killed).Round(10*time.Millisecond))
+		}, mend: n.Start},
 	} {
 		if tt.bfd != withBFD {
 			continue
