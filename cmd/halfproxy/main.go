@@ -33,6 +33,28 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// commands are all that there are.
+func commands() []*cobra.Command {
+	return []*cobra.Command{
+		runCommand(),
+		backendCommand(),
+		checkCommand(),
+		reloadCommand(),
+		statusCommand(),
+		eventsCommand(),
+		traceCommand(),
+		captureCommand(),
+		drainCommand(),
+		failCommand(),
+		weightCommand(),
+		doctorCommand(),
+		labCommand(),
+		labRouterCommand(),
+		bfdCommand(),
+		manCommand(),
+	}
+}
+
 // run is main with its surroundings handed in.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	understood := false
@@ -49,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(meantFlag)
-	root.AddCommand(runCommand(), backendCommand(), checkCommand(), reloadCommand(), statusCommand(), eventsCommand(), traceCommand(), captureCommand(), drainCommand(), failCommand(), weightCommand(), doctorCommand(), labCommand(), labRouterCommand(), bfdCommand(), manCommand())
+	root.AddCommand(commands()...)
 
 	err := root.ExecuteContext(ctx)
 	switch {
