@@ -329,7 +329,7 @@ function drawCluster(st) {
 
 function drawRouters(st) {
   const rows = st.bgp.map((p) => ({ key: p.peer, cells: [
-    [h("strong.mono", null, p.peer), h("span.note", null, `AS ${p.asn}`)],
+    [h("strong.mono.address", null, p.peer), h("span.note", null, `AS ${p.asn}`)],
     [state(p.state), p.since && h("span.note", null, `for ${between(p.since, st.time)}`)],
     state(p.bfd),
     [h("span", null, `${plural(p.announced, "route")} `), p.routes.slice(0, 40).map((r) => h(r.going_away ? "span.tag.leaving" : "span.tag", null, r.prefix, r.going_away && " going away")),
