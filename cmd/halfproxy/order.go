@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/user"
 	"strconv"
@@ -73,7 +76,7 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 // orderCommand is the command for one action on one kind of things.
 func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Command {
 	var socket string
-	var undo bool
+	var undo, wait bool
 	var lasts time.Duration
 	order := admin.Order{Kind: kind.String(), Action: action.String()}
 	cmd := &cobra.Command{
@@ -101,6 +104,9 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 			if lasts < 0 || undo && lasts > 0 {
 				return fmt.Errorf("--for %v makes no sense here: give it to the order itself, as a time to come", lasts)
 			}
+			if undo && wait {
+				return errors.New("--wait is for a drain that begins, not for one that is undone")
+			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -115,17 +121,85 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), inForce(action, kind, order, cmd.CommandPath()))
+			if wait {
+				return drained(cmd.Context(), cmd.OutOrStdout(), admin.NewClient(socket), order.Name, time.Second)
+			}
 			return nil
 		},
 	}
 	if action == lb.Weigh {
 		cmd.Use += " N"
 	}
+	if action == lb.Drain && kind == lb.OfBackend {
+		cmd.Flags().BoolVar(&wait, "wait", false, "tell how many flows are left, and end when it is safe to stop the backend; an interrupt leaves the order in force")
+	}
 	cmd.ValidArgsFunction = firstOf(&socket, subjects[kind])
 	socketFlag(cmd, &socket)
 	cmd.Flags().BoolVar(&undo, "undo", false, "take the order about it back")
 	cmd.Flags().DurationVar(&lasts, "for", 0, "`TIME` after which the order ends by itself, such as 90m")
 	return cmd
+}
+
+// drained tells how many flows a backend still has, each time that it is another number,
+// until it is safe to stop it. name is as for the order.
+func drained(ctx context.Context, out io.Writer, client *admin.Client, name string, every time.Duration) error {
+	// What other members tell takes a moment to come.
+	const sure = 3
+	var said string
+	for safe := 0; safe < sure; {
+		status, err := client.Status(ctx)
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted: backend %s drains on, `halfproxy status` tells when it is safe to stop", name)
+		}
+		if err != nil {
+			return err
+		}
+		left, all := flowsLeft(status, name)
+		if left == "" && !all {
+			return fmt.Errorf("backend %s no longer drains: it is not in the configuration any more, or the order was undone", name)
+		}
+		if left == "" {
+			safe++
+		} else if safe = 0; left != said {
+			fmt.Fprintln(out, left)
+			said = left
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(every):
+		}
+	}
+	fmt.Fprintf(out, "backend %s: no flows left: safe to stop\n", name)
+	return nil
+}
+
+// flowsLeft says of each backend of that name which is not safe to stop what keeps it from
+// being; empty: nothing does. drains: there is one that drains.
+func flowsLeft(status admin.Status, name string) (left string, drains bool) {
+	for _, s := range status.Services {
+		for _, b := range s.Backends {
+			if b.Name != name && s.Name+"/"+b.Name != name {
+				continue
+			}
+			aside := b.State == lb.Draining.String() || b.State == lb.Drained.String()
+			drains = drains || aside
+			if !aside || b.SafeToStop {
+				continue
+			}
+			if left != "" {
+				left += "; "
+			}
+			left += fmt.Sprintf("backend %s/%s: %s left, held by %s", s.Name, b.Name, flows(b.FlowRecords), strings.Join(b.HeldBy, ", "))
+		}
+	}
+	return left, drains
+}
+
+func flows(n int) string {
+	if n == 1 {
+		return "1 flow"
+	}
+	return fmt.Sprintf("%d flows", n)
 }
 
 // inForce says what holds after an order was taken.
