@@ -37,6 +37,9 @@ node:
   name: {{.Name}}
   interfaces: [eth0]
   linger: 3s
+{{- if .FlowRecords}}
+  flow_records: {{.FlowRecords}}
+{{- end}}
 cluster:
   name: lab
   listen: {{.Gossip}}
@@ -138,7 +141,7 @@ func (l *Lab) writeConfig(i int) error {
 		"ASN": nodeASN, "RouterID": n.V4, "Router": routerAddrs.V4, "RouterASN": routerASN, "HoldTime": holdTime,
 		"HTTP": httpListen, "Socket": n.Socket,
 		"Services": services, "Port": servicePort, "Forward": l.options.Forward,
-		"BFD": l.options.bfd(), "GracefulRestart": l.options.GracefulRestart, "Interval": checkInterval, "Timeout": checkTimeout, "Rise": rise, "Fall": fall,
+		"FlowRecords": l.options.FlowRecords, "BFD": l.options.bfd(), "GracefulRestart": l.options.GracefulRestart, "Interval": checkInterval, "Timeout": checkTimeout, "Rise": rise, "Fall": fall,
 	})
 	return errors.Join(err, f.Close())
 }

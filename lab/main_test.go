@@ -122,8 +122,9 @@ func rewrite(t *testing.T, n *Node, change func(file string) string) {
 }
 
 // reconfigure has every node take the lab's file with other options in the place of the
-// services' ports, and waits until all go by it.
-func reconfigure(t *testing.T, l *Lab, options string) {
+// services' ports, and waits until all go by it. more are texts of the file, and what to
+// put in their place.
+func reconfigure(t *testing.T, l *Lab, options string, more ...string) {
 	t.Helper()
 	ports := fmt.Sprintf("ports: [tcp/%d]", servicePort)
 	configOf := func(n *Node) string {
@@ -138,7 +139,7 @@ func reconfigure(t *testing.T, l *Lab, options string) {
 		if err := l.writeConfig(i); err != nil {
 			t.Fatal(err)
 		}
-		rewrite(t, n, func(file string) string { return strings.ReplaceAll(file, ports, options) })
+		rewrite(t, n, strings.NewReplacer(append(more, ports, options)...).Replace)
 		for end := time.Now().Add(10 * time.Second); configOf(n) == before; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%s does not go by its new configuration", n.Name)

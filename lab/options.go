@@ -32,6 +32,8 @@ type Options struct {
 	// GracefulRestart is how long the router, FRR or BIRD, keeps the routes of a node that
 	// restarts or crashes. Without it they go with the session, which shows more.
 	GracefulRestart time.Duration
+	// FlowRecords is node.flow_records; if not given it is not in the file.
+	FlowRecords int
 	// Binary is halfproxy itself, for the nodes and the embedded router: the
 	// running program if not given.
 	Binary string
