@@ -56,6 +56,7 @@ bench: ## tell how fast packets, tables, services and checks go here, as ratios 
 	@uname -srm; nproc
 	go test -run '^$$' -bench Speed -benchtime 1x ./xdp
 	go test -run '^$$' -bench Checks -benchtime 1x ./health
+	go test -run '^$$' -bench Flows -benchtime 1x ./cluster
 
 simulate: ## simulate how many flows break, by several ways of tracking them
 	go run ./track/simulate -plot docs/tracking.svg

@@ -21,7 +21,7 @@ func BenchmarkSpeed(b *testing.B) {
 	for _, part := range []struct {
 		name string
 		tell func(*testing.B)
-	}{{"packets", packetSpeed}, {"veth", vethSpeed}, {"tables", tableSpeed}, {"services", serviceSpeed}, {"tracking", trackingSpeed}} {
+	}{{"packets", packetSpeed}, {"veth", vethSpeed}, {"tables", tableSpeed}, {"services", serviceSpeed}, {"tracking", trackingSpeed}, {"records", recordsHeld}, {"sharing", sharingSpeed}} {
 		b.Run(part.name, func(b *testing.B) {
 			part.tell(b)
 			b.ReportMetric(0, "ns/op") // of all of it: says nothing
