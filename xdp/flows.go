@@ -77,10 +77,10 @@ func (d *Dataplane) FreshFlows(n int) ([]lb.FlowRecord, error) {
 	if r.fresh.AvailableBytes() == 0 {
 		return list, nil
 	}
-	j := d.judgeNow(time.Now())
 	var sample ringbuf.Record
+	var told []confirmed
 	r.fresh.SetDeadline(time.Unix(1, 0)) // what is there now
-	for len(list) < n {
+	for len(list)+len(told) < n {
 		err := r.fresh.ReadInto(&sample)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			break
@@ -88,9 +88,13 @@ func (d *Dataplane) FreshFlows(n int) ([]lb.FlowRecord, error) {
 		if err != nil {
 			return list, fmt.Errorf("read what records were confirmed: %w", err)
 		}
-		key, record := readNews(sample.RawSample)
-		if j.keeps(record) {
-			list = append(list, j.services[record.Service].flow(key, record, j.now))
+		told = append(told, readNews(sample.RawSample))
+	}
+	// Only now: what was confirmed just after tables turned is of these.
+	j := d.judgeNow(time.Now())
+	for _, c := range told {
+		if j.keeps(c.record) {
+			list = append(list, j.services[c.record.Service].flow(c.key, c.record, j.now))
 		}
 	}
 	return list, nil
@@ -110,13 +114,18 @@ func (d *Dataplane) judgeNow(now time.Time) judge {
 	return j
 }
 
-// readNews reads what the program tells of a record.
-func readNews(b []byte) (key uint64, r bpfRecord) {
+// confirmed is a record that the program tells of.
+type confirmed struct {
+	key    uint64
+	record bpfRecord
+}
+
+func readNews(b []byte) confirmed {
 	_ = b[15]
-	return binary.LittleEndian.Uint64(b), bpfRecord{
+	return confirmed{binary.LittleEndian.Uint64(b), bpfRecord{
 		Service: binary.LittleEndian.Uint16(b[8:]), Backend: binary.LittleEndian.Uint16(b[10:]), Used: binary.LittleEndian.Uint16(b[12:]),
 		Life: b[14], State: b[15],
-	}
+	}}
 }
 
 // AllFlows gives all records that are worth something, in pieces.
