@@ -36,6 +36,7 @@ func main() {
 // commands are all that there are.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
+		initCommand(),
 		runCommand(),
 		backendCommand(),
 		checkCommand(),
