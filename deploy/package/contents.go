@@ -44,7 +44,7 @@ func (r release) contents(arch string) ([]file, error) {
 		{"", "/etc/halfproxy", 0o750, onlyDir},
 		{tree("deploy/package/copyright"), docs + "copyright", 0o644, plain},
 	}
-	for _, schema := range []string{"halfproxy.schema.json", "backend.schema.json"} { // where editors are told to look
+	for _, schema := range []string{"halfproxy.schema.json", "services.schema.json", "backend.schema.json"} { // where editors are told to look
 		all = append(all, file{tree("deploy/" + schema), "/usr/share/halfproxy/" + schema, 0o644, plain})
 	}
 	// Documents lie as they do in the tree, so that links from one to another work.
