@@ -1,8 +1,11 @@
 package lab
 
 import (
+	"flag"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +13,8 @@ import (
 	"github.com/halfproxy/halfproxy/admin"
 	"github.com/halfproxy/halfproxy/bfd"
 )
+
+var cuts = flag.Int("cuts", 1, "how often TestBFDTakesADeadNodesRoutesAwayInTime cuts a link")
 
 // A node's link is cut, which tells the router nothing: without BFD it would send to
 // the node for the hold time of 3 s.
@@ -24,14 +29,23 @@ func TestBFDTakesADeadNodesRoutesAwayInTime(t *testing.T) {
 			time.Sleep(time.Second) // intervals are agreed on
 
 			victim := l.Nodes()[1]
-			if err := victim.CutLink(); err != nil {
-				t.Fatal(err)
+			var all []time.Duration
+			for n := range *cuts {
+				if n > 0 {
+					must(t, victim.MendLink())
+					settle(t, l)
+					eventually(t, l, 10*time.Second, "BFD is up again", bfdIs("up"))
+					time.Sleep(time.Second + time.Duration(rand.IntN(100))*time.Millisecond)
+				}
+				must(t, victim.CutLink())
+				cut := time.Now()
+				gone := awaitHops(t, l, 10*time.Second, "lb1", "lb3")
+				all = append(all, gone.Sub(cut).Round(time.Millisecond))
+				waitNextHops(t, l, "lb1", "lb3") // IPv6 too
 			}
-			cut := time.Now()
-			waitNextHops(t, l, "lb1", "lb3")
-			took := time.Since(cut)
-			t.Logf("routes gone after %v", took.Round(time.Millisecond))
-			if took > time.Second {
+			slices.Sort(all)
+			t.Logf("routes gone after %v; the middle one is %v", all, all[len(all)/2])
+			if took := all[len(all)-1]; took > time.Second {
 				t.Errorf("routes gone after %v, want well below the hold time of %v", took, holdTime)
 			}
 			eventually(t, l, 5*time.Second, "the cut node has BFD down and with it BGP", func(n *Node, s admin.Status) bool {
