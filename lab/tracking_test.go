@@ -100,10 +100,16 @@ func (c *churn) happens(what string, event func()) []end {
 	return broken
 }
 
-func (c *churn) breaksNone(what string, event func()) {
+func (c *churn) breaksNone(what string, event func()) { c.t.Helper(); c.breaks(0, what, event) }
+
+// atMostOne is what may break with a node that is lost: what it noted down in its last
+// moment it has told nobody.
+const atMostOne = 1
+
+func (c *churn) breaks(most int, what string, event func()) {
 	c.t.Helper()
-	if broken := c.happens(what, event); len(broken) > 0 {
-		c.t.Errorf("%s: %d connections broke whose backends live", what, len(broken))
+	if broken := c.happens(what, event); len(broken) > most {
+		c.t.Errorf("%s: %d connections broke whose backends live, want %d at most", what, len(broken), most)
 		c.explain(broken)
 	}
 }
@@ -182,14 +188,14 @@ func (c *churn) oneAfterTheOther() {
 	c.breaksNone("a backend is killed", func() { c.kill(b[1]); c.see(b[1], "down") })
 	c.breaksNone("a node leaves", func() { must(c.t, nodes[2].Terminate()); must(c.t, nodes[2].Wait(c.t.Context())) })
 	c.breaksNone("a node comes", func() { must(c.t, nodes[2].Start()); c.serve("lb1", "lb2", "lb3") })
-	c.breaksNone("a node is lost", func() { c.lose(nodes[0]); c.serve("lb2", "lb3") })
+	c.breaks(atMostOne, "a node is lost", func() { c.lose(nodes[0]); c.serve("lb2", "lb3") })
 	c.breaksNone("it comes back, and so does the drained backend", func() {
 		c.order("drain", "backend", "b1", "--undo")
 		c.regain(nodes[0])
 		c.serve("lb1", "lb2", "lb3")
 		c.see(b[0], "up")
 	})
-	c.breaksNone("a node is lost while a backend comes", func() {
+	c.breaks(atMostOne, "a node is lost while a backend comes", func() {
 		must(c.t, b[6].Start())
 		c.lose(nodes[1])
 		c.serve("lb1", "lb3")
@@ -221,8 +227,9 @@ func (c *churn) atRandom() {
 	there := after.opened - before.opened + crowdSize
 	c.t.Logf("%d events in %v: %d of %d connections broke (%.4f %%); %d requests; seed %d",
 		events, lasts, len(broken), there, 100*float64(len(broken))/float64(there), after.asked-before.asked, seed)
-	if float64(len(broken)) > 0.0001*float64(there) {
-		c.t.Errorf("%d of %d connections broke, want 0.01 %% at most", len(broken), there)
+	// Of few connections 0.01 % is none; nodes are lost here too.
+	if most := max(2*atMostOne, there/10_000); len(broken) > most {
+		c.t.Errorf("%d of %d connections broke, want %d at most", len(broken), there, most)
 		c.explain(broken)
 	}
 }
