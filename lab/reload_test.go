@@ -83,8 +83,8 @@ func TestAReloadKeepsSessionsAndHealth(t *testing.T) {
 	t.Run("what only a restart can change is refused", func(t *testing.T) {
 		write(strings.Replace(string(original), "router_id: 10.3.0.11", "router_id: 10.3.0.99", 1))
 		err := admin.NewClient(node.Socket).Reload(t.Context())
-		if err == nil || !strings.Contains(err.Error(), "section bgp changed") {
-			t.Errorf("got %v, want section bgp named", err)
+		if err == nil || !strings.Contains(err.Error(), "bgp.router_id: 10.3.0.11 -> 10.3.0.99") {
+			t.Errorf("got %v, want the value named, old and new", err)
 		}
 	})
 	t.Run("keys change, and no flow is moved by it", func(t *testing.T) {
