@@ -31,7 +31,7 @@ generate: ## rebuild the BPF objects, and the schemas and reference of the confi
 
 # One package at a time: the end-to-end tests measure how fast nodes react.
 test: ## run every test, with the race detector; as root, else the kernel's are skipped
-	scripts/need gcc libc6-dev frr bird2 exabgp iproute2 ethtool chromium prometheus rpm
+	scripts/need gcc libc6-dev frr bird2 exabgp iproute2 ethtool curl chromium prometheus rpm
 	CGO_ENABLED=1 go test -race -p 1 -timeout 30m ./...
 	go -C deploy/package test ./...
 

@@ -333,31 +333,9 @@ func TestTheDebianPackageInstallsAndGoes(t *testing.T) {
 // has the unit's user check it: rights are the matter.
 func asGettingStartedSays(t *testing.T, root string) {
 	t.Helper()
-	document, err := os.ReadFile("../../docs/getting-started.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	between := func(from, to string) string {
-		_, rest, found := strings.Cut(string(document), from)
-		part, _, ends := strings.Cut(rest, to)
-		if !found || !ends {
-			t.Fatalf("getting-started.md has nothing between %q and %q", from, to)
-		}
-		return part
-	}
-	var commands strings.Builder
-	for line := range strings.Lines(between("## 3. ", "## 4. ")) {
-		if command, indented := strings.CutPrefix(line, "    "); indented {
-			commands.WriteString(strings.ReplaceAll(command, "sudo ", ""))
-		}
-	}
-	if n := strings.Count(commands.String(), "\n"); n != 3 {
-		t.Errorf("getting-started.md makes keys by %d commands, want 3:\n%s", n, commands.String())
-	}
-	command(t, "chroot", root, "sh", "-ec", commands.String())
-	_, file, _ := strings.Cut(between("## 4. ", "## 5. "), "```yaml\n")
-	file, _, _ = strings.Cut(file, "```")
-	write(t, filepath.Join(root, "etc/halfproxy/halfproxy.yaml"), file, 0o640)
+	doc := gettingStarted(t)
+	command(t, "chroot", root, "sh", "-ec", strings.Join(doc.section(t, 3).commands(), "\n"))
+	write(t, filepath.Join(root, "etc/halfproxy/halfproxy.yaml"), doc.section(t, 4).block(t, "yaml"), 0o640)
 	command(t, "chroot", root, "chgrp", "halfproxy", "/etc/halfproxy/halfproxy.yaml")
 	command(t, "chroot", "--userspec=halfproxy:halfproxy", root, "halfproxy", "check")
 	if out, err := exec.Command("chroot", "--userspec=nobody:nogroup", root, "halfproxy", "check").CombinedOutput(); err == nil {
