@@ -27,16 +27,16 @@ import (
 // more, and then has all of them again; tables is how many sets of tables the busiest
 // node was handed in both.
 func BenchmarkAgreement(b *testing.B) {
-	for _, n := range []int{5, 50} {
-		b.Run(fmt.Sprintf("%d nodes", n), func(b *testing.B) {
+	for _, tt := range []struct{ nodes, changes int }{{5, 30}, {5, 100}} {
+		b.Run(fmt.Sprintf("%d nodes, %d changes", tt.nodes, tt.changes), func(b *testing.B) {
 			for b.Loop() {
-				measureAgreement(b, n)
+				measureAgreement(b, tt.nodes, tt.changes)
 			}
 		})
 	}
 }
 
-func measureAgreement(b *testing.B, n int) {
+func measureAgreement(b *testing.B, n, changes int) {
 	ctx, cancel := context.WithCancel(b.Context())
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -68,7 +68,7 @@ func measureAgreement(b *testing.B, n int) {
 	time.Sleep(5 * time.Second) // what joining set off is over
 
 	var took []time.Duration
-	for i := range 12 {
+	for i := range changes / 2 {
 		for _, state := range []lb.State{lb.Down, lb.Up} {
 			begin := time.Now()
 			for _, s := range nodes {
