@@ -35,8 +35,8 @@ type EventQuery struct {
 
 func parseEventQuery(v url.Values) (q EventQuery, err error) {
 	if text := v.Get("after"); text != "" {
-		if q.After, err = strconv.ParseUint(text, 10, 64); err != nil {
-			return q, fmt.Errorf("after=%q is no number of an event", text)
+		if q.After, err = parseNumber(text); err != nil {
+			return q, err
 		}
 	}
 	if text := v.Get("since"); text != "" {
@@ -51,6 +51,15 @@ func parseEventQuery(v url.Values) (q EventQuery, err error) {
 		q.Wait = min(q.Wait, longestWait)
 	}
 	return q, nil
+}
+
+// parseNumber reads the number of the last event that somebody knows.
+func parseNumber(text string) (uint64, error) {
+	number, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("after=%q is no number of an event", text)
+	}
+	return number, nil
 }
 
 func (q EventQuery) encode() string {

@@ -26,12 +26,8 @@ type Order struct {
 
 // NewOrder gives o as it is shown.
 func NewOrder(o lb.Order) Order {
-	name := o.Subject.Name
-	if o.Subject.Service != "" {
-		name = o.Subject.Service + "/" + name
-	}
 	return Order{
-		Kind: o.Subject.Kind.String(), Name: name, Action: o.Action.String(), Weight: o.Weight,
+		Kind: o.Subject.Kind.String(), Name: o.Subject.Called(), Action: o.Action.String(), Weight: o.Weight,
 		By: o.By, Member: o.Member, At: o.At, Until: o.Until,
 	}
 }

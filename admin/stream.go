@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
@@ -249,9 +248,9 @@ func lastKnown(r *http.Request) (after uint64, err error) {
 		if text == "" {
 			continue
 		}
-		number, err := strconv.ParseUint(text, 10, 64)
+		number, err := parseNumber(text)
 		if err != nil {
-			return 0, fmt.Errorf("after=%q is no number of an event", text)
+			return 0, err
 		}
 		after = max(after, number)
 	}

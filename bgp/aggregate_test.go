@@ -66,34 +66,24 @@ func TestAnAggregateStandsForVIPsWhereItIsAlone(t *testing.T) {
 }
 
 func TestRealRoutersHaveAnAggregateWithOrWithoutTheVIPsInIt(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		start func(t *testing.T, ns *netns.NS)
-	}{
-		{"frr", func(t *testing.T, ns *netns.NS) { startFRR(t, ns, frrConf) }},
-		{"bird", func(t *testing.T, ns *netns.NS) { startBIRD(t, ns, birdConf) }},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			ns := network(t)
-			tt.start(t, ns)
-			cfg := nodeA
-			alone, both := peer("192.0.2.126", 64500), peer("2001:db8:b::fe", 64500)
-			cfg.Peers = []Peer{alone, both}
-			cfg.NextHops.V4 = netip.MustParseAddr("192.0.2.129")
-			s := start(t, cfg)
-			routes := slices.Concat(
-				around(t, "203.0.113.0/24", "203.0.113.10/32", alone.Address),
-				around(t, "2001:db8:51::/48", "2001:db8:51::10/128", alone.Address))
-			announceRoutes(t, s, routes...)
-			fib(t, ns, 2*soon,
-				"203.0.113.0/24 [192.0.2.1 192.0.2.129]", "203.0.113.10/32 [192.0.2.129]",
-				"2001:db8:51::/48 [2001:db8:a::1 2001:db8:b::1]", "2001:db8:51::10/128 [2001:db8:b::1]")
-			announce(t, s, "203.0.113.10/32", "2001:db8:51::10/128")
-			fib(t, ns, soon, "203.0.113.10/32 [192.0.2.1 192.0.2.129]", "2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
-			announceRoutes(t, s, routes[0], routes[2])
-			fib(t, ns, soon, "203.0.113.0/24 [192.0.2.1 192.0.2.129]", "2001:db8:51::/48 [2001:db8:a::1 2001:db8:b::1]")
-			announce(t, s)
-			fib(t, ns, soon)
-		})
-	}
+	onEachRouter(t, func(t *testing.T, ns *netns.NS) {
+		cfg := nodeA
+		alone, both := peer("192.0.2.126", 64500), peer("2001:db8:b::fe", 64500)
+		cfg.Peers = []Peer{alone, both}
+		cfg.NextHops.V4 = netip.MustParseAddr("192.0.2.129")
+		s := start(t, cfg)
+		routes := slices.Concat(
+			around(t, "203.0.113.0/24", "203.0.113.10/32", alone.Address),
+			around(t, "2001:db8:51::/48", "2001:db8:51::10/128", alone.Address))
+		announceRoutes(t, s, routes...)
+		fib(t, ns, 2*soon,
+			"203.0.113.0/24 [192.0.2.1 192.0.2.129]", "203.0.113.10/32 [192.0.2.129]",
+			"2001:db8:51::/48 [2001:db8:a::1 2001:db8:b::1]", "2001:db8:51::10/128 [2001:db8:b::1]")
+		announce(t, s, "203.0.113.10/32", "2001:db8:51::10/128")
+		fib(t, ns, soon, "203.0.113.10/32 [192.0.2.1 192.0.2.129]", "2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
+		announceRoutes(t, s, routes[0], routes[2])
+		fib(t, ns, soon, "203.0.113.0/24 [192.0.2.1 192.0.2.129]", "2001:db8:51::/48 [2001:db8:a::1 2001:db8:b::1]")
+		announce(t, s)
+		fib(t, ns, soon)
+	})
 }

@@ -82,7 +82,9 @@ protocol bgp a from lb { neighbor 192.0.2.1 as 64512; }
 protocol bgp b from lb { neighbor 2001:db8:b::1 as 64512; }
 `
 
-func TestVIPsOfTwoNodesReachARealRoutersKernelAndLeaveIt(t *testing.T) {
+// onEachRouter runs a test beside a real router of each kind, in a network of its own.
+func onEachRouter(t *testing.T, test func(t *testing.T, ns *netns.NS)) {
+	t.Helper()
 	for _, tt := range []struct {
 		name  string
 		start func(t *testing.T, ns *netns.NS)
@@ -93,46 +95,52 @@ func TestVIPsOfTwoNodesReachARealRoutersKernelAndLeaveIt(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			ns := network(t)
 			tt.start(t, ns)
-			a, b := start(t, nodeA), start(t, nodeB)
-			announce(t, a, "203.0.113.10/32", "2001:db8:51::10/128")
-			announce(t, b, "203.0.113.10/32", "2001:db8:51::10/128")
-			fib(t, ns, 2*soon,
-				"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
-				"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
-
-			announce(t, a, "2001:db8:51::10/128")
-			announce(t, b, "203.0.113.10/32")
-			fib(t, ns, time.Second,
-				"203.0.113.10/32 [192.0.2.129]",
-				"2001:db8:51::10/128 [2001:db8:a::1]")
-
-			announce(t, a, "203.0.113.10/32", "2001:db8:51::10/128")
-			announce(t, b, "203.0.113.10/32", "2001:db8:51::10/128")
-			fib(t, ns, time.Second,
-				"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
-				"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
-
-			prefixes := []string{"203.0.113.10/32", "2001:db8:51::10/128", "203.0.113.0/28", "2001:db8:51::/64"}
-			announce(t, a, prefixes...)
-			announce(t, b, prefixes...)
-			fib(t, ns, time.Second,
-				"203.0.113.0/28 [192.0.2.1 192.0.2.129]",
-				"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
-				"2001:db8:51::/64 [2001:db8:a::1 2001:db8:b::1]",
-				"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
-			announce(t, a, prefixes[:2]...)
-			announce(t, b, prefixes[:2]...)
-
-			ending := time.Now()
-			b.end()
-			fib(t, ns, time.Second,
-				"203.0.113.10/32 [192.0.2.1]",
-				"2001:db8:51::10/128 [2001:db8:a::1]")
-			t.Logf("routes of a node that ends its Run: gone after %v", time.Since(ending).Round(time.Millisecond))
-			a.end()
-			fib(t, ns, time.Second)
+			test(t, ns)
 		})
 	}
+}
+
+func TestVIPsOfTwoNodesReachARealRoutersKernelAndLeaveIt(t *testing.T) {
+	onEachRouter(t, func(t *testing.T, ns *netns.NS) {
+		a, b := start(t, nodeA), start(t, nodeB)
+		announce(t, a, "203.0.113.10/32", "2001:db8:51::10/128")
+		announce(t, b, "203.0.113.10/32", "2001:db8:51::10/128")
+		fib(t, ns, 2*soon,
+			"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
+			"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
+
+		announce(t, a, "2001:db8:51::10/128")
+		announce(t, b, "203.0.113.10/32")
+		fib(t, ns, time.Second,
+			"203.0.113.10/32 [192.0.2.129]",
+			"2001:db8:51::10/128 [2001:db8:a::1]")
+
+		announce(t, a, "203.0.113.10/32", "2001:db8:51::10/128")
+		announce(t, b, "203.0.113.10/32", "2001:db8:51::10/128")
+		fib(t, ns, time.Second,
+			"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
+			"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
+
+		prefixes := []string{"203.0.113.10/32", "2001:db8:51::10/128", "203.0.113.0/28", "2001:db8:51::/64"}
+		announce(t, a, prefixes...)
+		announce(t, b, prefixes...)
+		fib(t, ns, time.Second,
+			"203.0.113.0/28 [192.0.2.1 192.0.2.129]",
+			"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
+			"2001:db8:51::/64 [2001:db8:a::1 2001:db8:b::1]",
+			"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
+		announce(t, a, prefixes[:2]...)
+		announce(t, b, prefixes[:2]...)
+
+		ending := time.Now()
+		b.end()
+		fib(t, ns, time.Second,
+			"203.0.113.10/32 [192.0.2.1]",
+			"2001:db8:51::10/128 [2001:db8:a::1]")
+		t.Logf("routes of a node that ends its Run: gone after %v", time.Since(ending).Round(time.Millisecond))
+		a.end()
+		fib(t, ns, time.Second)
+	})
 }
 
 func TestPasswordsAndTTLSecurityAreThoseThatFRRSpeaks(t *testing.T) {

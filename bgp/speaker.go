@@ -346,7 +346,7 @@ func (s *Speaker) reconcile(ctx context.Context) error {
 
 // replaced tells whether r is an aggregate with VIPs in it that are to be announced.
 func (s *Speaker) replaced(r lb.Route) bool {
-	return r.Aggregate && slices.ContainsFunc(slices.Collect(maps.Keys(s.routes)), r.Prefix.Overlaps)
+	return slices.ContainsFunc(slices.Collect(maps.Keys(s.routes)), r.IsAround)
 }
 
 // called is a route as the log calls it.

@@ -34,7 +34,7 @@ func aggregate(routes []lb.Route, aggregates []lb.Aggregate) []lb.Route {
 
 // replaced tells whether r is an aggregate with VIPs in it that are among routes.
 func replaced(r lb.Route, routes []lb.Route) bool {
-	return r.Aggregate && slices.ContainsFunc(routes, func(o lb.Route) bool { return r.Prefix.Overlaps(o.Prefix) })
+	return slices.ContainsFunc(routes, func(o lb.Route) bool { return r.IsAround(o.Prefix) })
 }
 
 // AggregateStatus is how an aggregate stood.

@@ -215,11 +215,7 @@ func (p plan) meant(subject lb.Subject) string {
 			names = append(names, b.Name, s.Name+"/"+b.Name)
 		}
 	}
-	name := subject.Name
-	if subject.Service != "" {
-		name = subject.Service + "/" + name
-	}
-	if near, found := nearest.Word(name, names); found {
+	if near, found := nearest.Word(subject.Called(), names); found {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	return "`halfproxy status` lists what there is"

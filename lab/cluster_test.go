@@ -176,7 +176,12 @@ func eventually(t *testing.T, l *Lab, limit time.Duration, what string, holds fu
 // waitNextHops waits until the router has these nodes as next hops of both VIPs.
 func waitNextHops(t *testing.T, l *Lab, want ...string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	nextHopsWithin(t, l, 10*time.Second, want...)
+}
+
+func nextHopsWithin(t *testing.T, l *Lab, limit time.Duration, want ...string) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); ; time.Sleep(20 * time.Millisecond) {
 		v4, err4 := l.NextHops(VIPs.V4)
 		v6, err6 := l.NextHops(VIPs.V6)
 		if err4 == nil && err6 == nil && slices.Equal(v4, want) && slices.Equal(v6, want) {

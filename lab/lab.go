@@ -17,6 +17,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/halfproxy/halfproxy/admin"
 	"github.com/halfproxy/halfproxy/internal/netns"
 )
 
@@ -242,6 +243,31 @@ func (l *Lab) agrees(ctx context.Context, n *Node) (string, error) {
 		}
 	}
 	return strings.Join(digests, " "), nil
+}
+
+// until waits until holds is true of the status of every node that runs.
+func (l *Lab) until(ctx context.Context, within time.Duration, what string, holds func(*Node, admin.Status) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		missing := ""
+		for _, n := range l.nodes {
+			if !n.Running() {
+				continue
+			}
+			if st, err := n.Status(ctx); err != nil || !holds(n, st) {
+				missing = n.Name
+			}
+		}
+		if missing == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("not within %v: %s; it does not hold on %s: %w", within, what, missing, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // WriteLogs writes the end of every log there is, for the eyes of whoever has

@@ -4,18 +4,17 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/halfproxy/halfproxy/internal/terminal"
 )
 
 // live keeps one line of a terminal up to date below what the story says: how many
 // requests there are, what each node carries and how the backends are.
 type live struct {
-	out   *os.File
+	out   io.Writer
 	width int // of the terminal
 
 	mu   sync.Mutex
@@ -24,15 +23,11 @@ type live struct {
 
 // newLive is nil where out is no terminal.
 func newLive(out io.Writer) *live {
-	file, ok := out.(*os.File)
-	if !ok {
+	columns, _, is := terminal.Size(out)
+	if !is {
 		return nil
 	}
-	size, err := unix.IoctlGetWinsize(int(file.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return nil
-	}
-	return &live{out: file, width: int(size.Col)}
+	return &live{out: out, width: columns}
 }
 
 const (

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -36,7 +35,7 @@ func (s *teller) backendDrains(ctx context.Context) error {
 		return err
 	}
 	s.say("`halfproxy drain backend %s` is given to %s.", victim.Name, s.nodes[0].Name)
-	if err := s.until(ctx, victim.Name+" gets no new connections", func(_ *Node, st admin.Status) bool {
+	if err := s.until(ctx, patience, victim.Name+" gets no new connections", func(_ *Node, st admin.Status) bool {
 		return ofBackend(st, victim, func(b admin.Backend) bool { return b.State == "draining" || b.State == "drained" })
 	}); err != nil {
 		return err
@@ -230,7 +229,7 @@ func (s *teller) partition(ctx context.Context) error {
 	}
 	begin := time.Now()
 	s.say("%s and the others no longer hear each other. Their ways to the router and to the backends stay.", alone.Name)
-	if err := s.until(ctx, alone.Name+" is frozen", func(n *Node, st admin.Status) bool { return st.Cluster.Frozen == (n == alone) }); err != nil {
+	if err := s.until(ctx, patience, alone.Name+" is frozen", func(n *Node, st admin.Status) bool { return st.Cluster.Frozen == (n == alone) }); err != nil {
 		return err
 	}
 	s.say("%s later %s knows that it is no majority: its verdicts stay as they were. Silence withdraws nothing, so all still have routes.",
@@ -242,7 +241,7 @@ func (s *teller) partition(ctx context.Context) error {
 	drains := func(st admin.Status) bool {
 		return ofBackend(st, victim, func(b admin.Backend) bool { return b.State == "draining" || b.State == "drained" })
 	}
-	if err := s.until(ctx, victim.Name+" is drained where the order arrives", func(n *Node, st admin.Status) bool { return drains(st) == (n != alone) }); err != nil {
+	if err := s.until(ctx, patience, victim.Name+" is drained where the order arrives", func(n *Node, st admin.Status) bool { return drains(st) == (n != alone) }); err != nil {
 		return err
 	}
 	s.say("An order, to drain %s, is given to %s and holds on all but %s.", victim.Name, s.nodes[0].Name, alone.Name)
@@ -265,7 +264,7 @@ func (s *teller) partition(ctx context.Context) error {
 	}
 	begin = time.Now()
 	s.say("They hear each other again.")
-	if err := s.until(ctx, "all agree", func(_ *Node, st admin.Status) bool {
+	if err := s.until(ctx, patience, "all agree", func(_ *Node, st admin.Status) bool {
 		return !st.Cluster.Frozen && st.Cluster.InSight == len(s.nodes) && drains(st)
 	}); err != nil {
 		return err
@@ -280,29 +279,6 @@ func (s *teller) partition(ctx context.Context) error {
 // order gives one about a backend to the first node.
 func (s *teller) order(ctx context.Context, action string, b *Backend) error {
 	return admin.NewClient(s.nodes[0].Socket).Order(ctx, admin.Order{Kind: "backend", Name: b.Name, Action: action, By: "the lab"})
-}
-
-// until waits until holds is true of the status of every node that runs.
-func (s *teller) until(ctx context.Context, what string, holds func(*Node, admin.Status) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for {
-		missing := ""
-		for _, n := range s.nodes {
-			if !n.Running() {
-				continue
-			}
-			if st, err := n.Status(ctx); err != nil || !holds(n, st) {
-				missing = n.Name
-			}
-		}
-		if missing == "" {
-			return nil
-		}
-		if err := s.pause(ctx, 20*time.Millisecond); err != nil {
-			return fmt.Errorf("not within %v: %s; it does not hold on %s: %w", patience, what, missing, err)
-		}
-	}
 }
 
 // ofBackend tells whether holds is true of a backend in all services.

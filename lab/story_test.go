@@ -44,7 +44,7 @@ func TestTheOtherStoriesKeepTheirPromises(t *testing.T) {
 			needRoot(t)
 			o := testOptions(os.Getpid())
 			o.Forward, o.Nodes = Forwards[i%len(Forwards)], max(2, story.nodes)
-			ours, theirs := terminal(t)
+			ours, theirs := openTerminal(t)
 			shown := make(chan string)
 			go func() {
 				var all bytes.Buffer
@@ -65,8 +65,8 @@ func TestTheOtherStoriesKeepTheirPromises(t *testing.T) {
 	}
 }
 
-// terminal gives both sides of one that is 200 columns wide.
-func terminal(t *testing.T) (ours, theirs *os.File) {
+// openTerminal gives both sides of one that is 200 columns wide.
+func openTerminal(t *testing.T) (ours, theirs *os.File) {
 	t.Helper()
 	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	must(t, err)

@@ -67,24 +67,9 @@ func (c *churn) order(words ...string) {
 // see waits until the nodes that run hold a backend to be in a state.
 func (c *churn) see(b *Backend, state string) {
 	c.t.Helper()
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		missing := ""
-		for _, n := range c.Nodes() {
-			if !n.Running() {
-				continue
-			}
-			s, err := n.Status(c.t.Context())
-			if err != nil || len(s.Services) == 0 || !slices.ContainsFunc(s.Services[0].Backends, func(o admin.Backend) bool { return o.Name == b.Name && o.State == state }) {
-				missing = n.Name
-			}
-		}
-		if missing == "" {
-			return
-		}
-		if time.Now().After(end) {
-			c.t.Fatalf("%s is not %s on %s", b.Name, state, missing)
-		}
-	}
+	must(c.t, c.until(c.t.Context(), 15*time.Second, b.Name+" is "+state, func(_ *Node, s admin.Status) bool {
+		return ofBackend(s, b, func(o admin.Backend) bool { return o.State == state })
+	}))
 }
 
 // happens lets something happen, and gives the connections that it broke.
@@ -148,20 +133,7 @@ func (c *churn) regain(n *Node) {
 // serve waits until the router sends packets to these nodes.
 func (c *churn) serve(nodes ...string) {
 	c.t.Helper()
-	ctx, stop := context.WithTimeout(c.t.Context(), 20*time.Second)
-	defer stop()
-	for _, vip := range VIPs.All() {
-		for {
-			hops, err := c.NextHops(vip)
-			if err == nil && slices.Equal(hops, nodes) {
-				break
-			}
-			if ctx.Err() != nil {
-				c.t.Fatalf("next hops of %s: got %v, %v, want %v", vip, hops, err, nodes)
-			}
-			sleep(ctx, 10*time.Millisecond)
-		}
-	}
+	nextHopsWithin(c.t, c.Lab, 20*time.Second, nodes...)
 }
 
 // TestConnectionsWhoseBackendsLive has things happen to 2,000 connections: one after the

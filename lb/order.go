@@ -81,11 +81,14 @@ func ParseSubject(kind, name string) (Subject, error) {
 	return s, nil
 }
 
-func (s Subject) String() string {
+func (s Subject) String() string { return s.Kind.String() + " " + s.Called() }
+
+// Called is the name that ParseSubject reads.
+func (s Subject) Called() string {
 	if s.Service != "" {
-		return fmt.Sprintf("%s %s/%s", s.Kind, s.Service, s.Name)
+		return s.Service + "/" + s.Name
 	}
-	return fmt.Sprintf("%s %s", s.Kind, s.Name)
+	return s.Name
 }
 
 // Compare orders subjects by kind, service and name.

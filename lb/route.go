@@ -57,6 +57,9 @@ func (r Route) Equal(o Route) bool {
 		slices.Equal(r.Suppressed, o.Suppressed) && r.Announcement.Equal(o.Announcement)
 }
 
+// IsAround tells whether r is an aggregate that a prefix lies in.
+func (r Route) IsAround(prefix netip.Prefix) bool { return r.Aggregate && r.Prefix.Overlaps(prefix) }
+
 // IsFor tells whether a peer is to be told of r.
 func (r Route) IsFor(peer netip.Addr) bool {
 	return (len(r.Peers) == 0 || slices.Contains(r.Peers, peer)) && !slices.Contains(r.Suppressed, peer)

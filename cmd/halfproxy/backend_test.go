@@ -52,15 +52,17 @@ func TestTheReadmesConfigurationOfABackendIsTaken(t *testing.T) {
 	}
 }
 
-func TestABackendRunsByItsFileUntilItIsStopped(t *testing.T) {
+// newHost gives a namespace whose eth0 has the address, and the one that it leads to.
+func newHost(t *testing.T, address string) (host, peer *netns.NS) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces and BPF programs need root")
 	}
-	host, err := netns.New("hptest-cmd-be")
+	host, err := netns.New("hptest-cmd-host")
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer, err := netns.New("hptest-cmd-peer")
+	peer, err = netns.New("hptest-cmd-peer")
 	if err != nil {
 		host.Close()
 		t.Fatal(err)
@@ -70,9 +72,14 @@ func TestABackendRunsByItsFileUntilItIsStopped(t *testing.T) {
 			t.Errorf("remove namespaces: %v", err)
 		}
 	})
-	if err := errors.Join(peer.Veth("eth0", host, "eth0", 1500), host.Address("eth0", "192.0.2.11/24")); err != nil {
+	if err := errors.Join(peer.Veth("eth0", host, "eth0", 1500), host.Address("eth0", address)); err != nil {
 		t.Fatal(err)
 	}
+	return host, peer
+}
+
+func TestABackendRunsByItsFileUntilItIsStopped(t *testing.T) {
+	host, peer := newHost(t, "192.0.2.11/24")
 	t.Setenv("RUNTIME_DIRECTORY", t.TempDir())
 	file := write(t, "interfaces: [eth0]\nvips: [203.0.113.10]\ndecap: [ipip, gre, gue]\nsources: [192.0.2.1]\n")
 

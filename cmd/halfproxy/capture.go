@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/internal/terminal"
 	"github.com/halfproxy/halfproxy/xdp"
 )
 
@@ -46,7 +47,7 @@ look into what an ICMP error quotes.`,
 				return err
 			}
 			asked, err = completed(asked, host, direction, dropped)
-			if err == nil && file == "" && isTerminal(cmd.OutOrStdout()) {
+			if err == nil && file == "" && terminal.Is(cmd.OutOrStdout()) {
 				err = errors.New("a capture is no text for a terminal: name a file with -w FILE, or pipe it, as into `tcpdump -n -r -`")
 			}
 			return err

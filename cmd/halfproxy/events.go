@@ -75,7 +75,7 @@ files or journal go further back.`,
 			}
 		},
 	}
-	cmd.Flags().StringVar(&socket, "socket", defaultSocket, "admin socket `PATH` of the node")
+	socketFlag(cmd, &socket)
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens from now on, over restarts of the node too")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, an object a line")
 	cmd.Flags().StringVar(&since, "since", "", "only events since `TIME`: an age such as 10m, or 2026-01-02T15:04:05Z")

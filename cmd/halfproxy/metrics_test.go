@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -21,7 +20,6 @@ import (
 	"github.com/halfproxy/halfproxy/backend"
 	"github.com/halfproxy/halfproxy/config"
 	"github.com/halfproxy/halfproxy/events"
-	"github.com/halfproxy/halfproxy/internal/netns"
 	"github.com/halfproxy/halfproxy/xdp"
 )
 
@@ -74,26 +72,7 @@ func table(metrics map[string]metric) string {
 // registered are the metrics of a node and of a backend, with all their parts.
 func registered(t *testing.T) (node, back map[string]metric) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("network namespaces and BPF programs need root")
-	}
-	host, err := netns.New("hptest-metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	peer, err := netns.New("hptest-metrics-peer")
-	if err != nil {
-		host.Close()
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := errors.Join(host.Close(), peer.Close()); err != nil {
-			t.Errorf("remove namespaces: %v", err)
-		}
-	})
-	if err := errors.Join(peer.Veth("eth0", host, "eth0", 1500), host.Address("eth0", "192.0.2.1/24")); err != nil {
-		t.Fatal(err)
-	}
+	host, _ := newHost(t, "192.0.2.1/24")
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "cluster.key"), []byte("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n"), 0o600); err != nil {
 		t.Fatal(err)

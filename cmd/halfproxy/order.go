@@ -189,17 +189,10 @@ func flowsLeft(status admin.Status, name string) (left string, drains bool) {
 			if left != "" {
 				left += "; "
 			}
-			left += fmt.Sprintf("backend %s/%s: %s left, held by %s", s.Name, b.Name, flows(b.FlowRecords), strings.Join(b.HeldBy, ", "))
+			left += fmt.Sprintf("backend %s/%s: %s left, held by %s", s.Name, b.Name, count(b.FlowRecords, "flow"), strings.Join(b.HeldBy, ", "))
 		}
 	}
 	return left, drains
-}
-
-func flows(n int) string {
-	if n == 1 {
-		return "1 flow"
-	}
-	return fmt.Sprintf("%d flows", n)
 }
 
 // inForce says what holds after an order was taken.

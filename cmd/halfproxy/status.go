@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/halfproxy/halfproxy/admin"
+	"github.com/halfproxy/halfproxy/internal/terminal"
 )
 
 const defaultSocket = "/run/halfproxy/admin.sock"
@@ -65,7 +65,6 @@ const minWatch = 200 * time.Millisecond
 // watch shows something again and again until ctx ends, on a terminal each time in the
 // place of the time before. What fails is shown, too: a node that restarts is back soon.
 func watch(ctx context.Context, out io.Writer, every time.Duration, show func(io.Writer) error) error {
-	terminal := isTerminal(out)
 	for {
 		var shown bytes.Buffer
 		if err := show(&shown); err != nil && ctx.Err() == nil {
@@ -76,8 +75,8 @@ func watch(ctx context.Context, out io.Writer, every time.Duration, show func(io
 			return nil
 		}
 		page := shown.Bytes()
-		if terminal {
-			page = onScreen(page, terminalRows(out))
+		if _, rows, is := terminal.Size(out); is {
+			page = onScreen(page, rows)
 		}
 		if _, err := out.Write(page); err != nil {
 			return err
@@ -106,23 +105,4 @@ func onScreen(page []byte, rows int) []byte {
 	return append(screen, "\x1b[J"...)
 }
 
-// terminalRows is 0 where a terminal does not say.
-func terminalRows(out io.Writer) int {
-	if f, file := out.(*os.File); file {
-		if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
-			return int(size.Row)
-		}
-	}
-	return 0
-}
-
-func inColour(out io.Writer) bool { return isTerminal(out) && os.Getenv("NO_COLOR") == "" }
-
-func isTerminal(out io.Writer) bool {
-	f, file := out.(*os.File)
-	if !file {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
+func inColour(out io.Writer) bool { return terminal.Is(out) && os.Getenv("NO_COLOR") == "" }

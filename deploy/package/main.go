@@ -79,8 +79,12 @@ func (r release) make(archs []string) (err error) {
 	if err != nil {
 		return err
 	}
+	sources, err := r.sources()
+	if err != nil {
+		return err
+	}
 	for _, arch := range archs {
-		modules, err := r.modules(arch)
+		modules, err := r.modules(arch, sources)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/google/licensecheck"
 )
@@ -32,28 +33,19 @@ var noticeName = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents|aut
 
 // modules tells what the binary was linked of, by its own account, with Go itself in
 // front.
-func (r release) modules(arch string) ([]module, error) {
+func (r release) modules(arch string, sources map[string]string) ([]module, error) {
 	info, err := buildinfo.ReadFile(r.binary(arch))
 	if err != nil {
 		return nil, err
 	}
-	goroot, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		return nil, fmt.Errorf("go env GOROOT: %w", err)
-	}
 	std := module{path: "std", version: info.GoVersion}
-	if std.notices, err = notices(string(goroot[:len(goroot)-1])); err != nil {
+	if std.notices, err = notices(sources[std.path]); err != nil {
 		return nil, err
 	}
 	all := []module{std}
-
-	dirs, err := r.moduleDirs()
-	if err != nil {
-		return nil, err
-	}
 	for _, dep := range info.Deps {
 		m := module{path: dep.Path, version: dep.Version, sum: dep.Sum}
-		if m.notices, err = notices(dirs[dep.Path+"@"+dep.Version]); err != nil {
+		if m.notices, err = notices(sources[dep.Path+"@"+dep.Version]); err != nil {
 			return nil, fmt.Errorf("%s %s: %w", m.path, m.version, err)
 		}
 		all = append(all, m)
@@ -61,8 +53,12 @@ func (r release) modules(arch string) ([]module, error) {
 	return all, nil
 }
 
-// moduleDirs has the source of every module that the tree requires.
-func (r release) moduleDirs() (map[string]string, error) {
+// sources are the folders of every module that the tree requires, and of std.
+func (r release) sources() (map[string]string, error) {
+	goroot, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env GOROOT: %w", err)
+	}
 	list := exec.Command("go", "list", "-m", "-json", "all")
 	list.Dir, list.Stderr = r.source, os.Stderr
 	out, err := list.StdoutPipe()
@@ -72,7 +68,7 @@ func (r release) moduleDirs() (map[string]string, error) {
 	if err := list.Start(); err != nil {
 		return nil, err
 	}
-	dirs := map[string]string{}
+	dirs := map[string]string{"std": strings.TrimSpace(string(goroot))}
 	for decoder := json.NewDecoder(out); ; {
 		var m struct{ Path, Version, Dir string }
 		err := decoder.Decode(&m)
