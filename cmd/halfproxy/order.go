@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"net/netip"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -122,7 +125,7 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), inForce(action, kind, order, cmd.CommandPath()))
 			if wait {
-				return drained(cmd.Context(), cmd.OutOrStdout(), admin.NewClient(socket), order.Name, time.Second)
+				return drained(cmd.Context(), cmd.OutOrStdout(), admin.NewClient(socket), order, time.Second)
 			}
 			return nil
 		},
@@ -130,8 +133,12 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 	if action == lb.Weigh {
 		cmd.Use += " N"
 	}
-	if action == lb.Drain && kind == lb.OfBackend {
-		cmd.Flags().BoolVar(&wait, "wait", false, "tell how many flows are left, and end when it is safe to stop the backend; an interrupt leaves the order in force")
+	if action == lb.Drain {
+		until := "how many routes and packets are left, and end when none are on this node"
+		if kind == lb.OfBackend {
+			until = "how many flows are left, and end when it is safe to stop the backend"
+		}
+		cmd.Flags().BoolVar(&wait, "wait", false, "tell "+until+"; an interrupt leaves the order in force")
 	}
 	cmd.ValidArgsFunction = firstOf(&socket, subjects[kind])
 	socketFlag(cmd, &socket)
@@ -140,23 +147,33 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 	return cmd
 }
 
-// drained tells how many flows a backend still has, each time that it is another number,
-// until it is safe to stop it. name is as for the order.
-func drained(ctx context.Context, out io.Writer, client *admin.Client, name string, every time.Duration) error {
+// remains says what is left of something that drains, empty where nothing is, and whether
+// it drains at all.
+type remains func(admin.Status) (left string, drains bool)
+
+// drained tells what the order's subject still has, each time that it is something else,
+// until nothing is left.
+func drained(ctx context.Context, out io.Writer, client *admin.Client, order admin.Order, every time.Duration) error {
+	what := order.Kind + " " + order.Name
 	// What other members tell takes a moment to come.
-	const sure = 3
+	quiet, done := 3, "no flows left: safe to stop"
+	still := remains(func(st admin.Status) (string, bool) { return flowsLeft(st, order.Name) })
+	if order.Kind != lb.OfBackend.String() {
+		quiet, done = 6, fmt.Sprintf("no routes left, and no packets for %v on this node", 5*every)
+		still = trafficLeft(order)
+	}
 	var said string
-	for safe := 0; safe < sure; {
+	for safe := 0; safe < quiet; {
 		status, err := client.Status(ctx)
 		if ctx.Err() != nil {
-			return fmt.Errorf("interrupted: backend %s drains on, `halfproxy status` tells when it is safe to stop", name)
+			return fmt.Errorf("interrupted: %s drains on, `halfproxy status` tells how far it is", what)
 		}
 		if err != nil {
 			return err
 		}
-		left, all := flowsLeft(status, name)
-		if left == "" && !all {
-			return fmt.Errorf("backend %s no longer drains: it is not in the configuration any more, or the order was undone", name)
+		left, drains := still(status)
+		if left == "" && !drains {
+			return fmt.Errorf("%s no longer drains: it is not in the configuration any more, or the order was undone", what)
 		}
 		if left == "" {
 			safe++
@@ -169,8 +186,50 @@ func drained(ctx context.Context, out io.Writer, client *admin.Client, name stri
 		case <-time.After(every):
 		}
 	}
-	fmt.Fprintf(out, "backend %s: no flows left: safe to stop\n", name)
+	fmt.Fprintf(out, "%s: %s\n", what, done)
 	return nil
+}
+
+// trafficLeft says how many routes lead to a node, or to a service by way of this node, and
+// what still comes since the look before.
+func trafficLeft(order admin.Order) remains {
+	var last uint64
+	var at time.Time
+	return func(st admin.Status) (string, bool) {
+		drains := slices.ContainsFunc(st.Orders, func(o admin.Order) bool {
+			return o.Kind == order.Kind && o.Name == order.Name && o.Action == lb.Drain.String()
+		})
+		var packets uint64
+		var vips []netip.Prefix
+		for _, s := range st.Services {
+			if order.Kind == lb.OfService.String() && s.Name != order.Name {
+				continue
+			}
+			for _, b := range s.Backends {
+				packets += b.Packets
+			}
+			for _, v := range s.VIPs {
+				vips = append(vips, v.Prefix)
+			}
+		}
+		routes := 0
+		for _, peer := range st.BGP {
+			for _, r := range peer.Routes {
+				if order.Kind == lb.OfNode.String() || slices.Contains(vips, r.Prefix) {
+					routes++
+				}
+			}
+		}
+		var rate float64
+		if passed := st.Time.Sub(at).Seconds(); !at.IsZero() && packets > last && passed > 0 {
+			rate = float64(packets-last) / passed
+		}
+		last, at = packets, st.Time
+		if routes == 0 && rate == 0 || !drains {
+			return "", drains
+		}
+		return fmt.Sprintf("%s %s: %s left, %.0f packets/s", order.Kind, order.Name, count(routes, "route"), math.Ceil(rate)), true
+	}
 }
 
 // flowsLeft says of each backend of that name which is not safe to stop what keeps it from

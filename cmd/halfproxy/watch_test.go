@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -84,13 +85,14 @@ func TestADrainIsWaitedForWithWhatIsLeft(t *testing.T) {
 	defer func() { cancel(); <-done }()
 
 	client := admin.NewClient(socket)
+	of := func(name string) admin.Order { return admin.Order{Kind: "backend", Name: name} }
 	var out bytes.Buffer
 	want := "backend web/web1: 12 flows left, held by lb1, lb2\nbackend web/web1: 1 flow left, held by lb2\nbackend web1: no flows left: safe to stop\n"
-	if err := drained(t.Context(), &out, client, "web1", time.Millisecond); err != nil || out.String() != want {
+	if err := drained(t.Context(), &out, client, of("web1"), time.Millisecond); err != nil || out.String() != want {
 		t.Errorf("got %v,\n%swant\n%s", err, &out, want)
 	}
 	out.Reset()
-	if err := drained(t.Context(), &out, client, "dns/web1", time.Millisecond); err != nil || out.String() != "backend dns/web1: no flows left: safe to stop\n" {
+	if err := drained(t.Context(), &out, client, of("dns/web1"), time.Millisecond); err != nil || out.String() != "backend dns/web1: no flows left: safe to stop\n" {
 		t.Errorf("of one service: got %v, %s", err, &out)
 	}
 	stdout, stderr, code := call(t, "drain", "backend", "web1", "--wait", "--socket", socket)
@@ -98,12 +100,53 @@ func TestADrainIsWaitedForWithWhatIsLeft(t *testing.T) {
 		t.Errorf("by the command: got code %d, %s%s", code, stdout, stderr)
 	}
 	gone.Store(true)
-	if err := drained(t.Context(), &out, client, "web1", time.Millisecond); err == nil || !strings.Contains(err.Error(), "no longer drains") {
+	if err := drained(t.Context(), &out, client, of("web1"), time.Millisecond); err == nil || !strings.Contains(err.Error(), "no longer drains") {
 		t.Errorf("undone meanwhile: got %v, want that", err)
 	}
 	over, end := context.WithCancel(t.Context())
 	end()
-	if err := drained(over, &out, client, "web1", time.Millisecond); err == nil || !strings.Contains(err.Error(), "drains on") {
+	if err := drained(over, &out, client, of("web1"), time.Millisecond); err == nil || !strings.Contains(err.Error(), "drains on") {
 		t.Errorf("interrupted: got %v, want that the order stays", err)
+	}
+}
+
+func TestANodeAndAServiceAreWaitedForUntilNothingComes(t *testing.T) {
+	web, dns := netip.MustParsePrefix("203.0.113.10/32"), netip.MustParsePrefix("203.0.113.53/32")
+	now := time.Date(2026, 11, 26, 6, 0, 0, 0, time.UTC)
+	look := func(ofWeb, ofDNS uint64, routes ...netip.Prefix) admin.Status {
+		now = now.Add(time.Second)
+		st := admin.Status{
+			Time: now,
+			Services: []admin.Service{
+				{Name: "web", VIPs: []lb.VIP{{Prefix: web}}, Backends: []admin.Backend{{Packets: ofWeb}, {Packets: ofWeb}}},
+				{Name: "dns", VIPs: []lb.VIP{{Prefix: dns}}, Backends: []admin.Backend{{Packets: ofDNS}}},
+			},
+			Orders: []admin.Order{{Kind: "node", Name: "lb1", Action: "drain"}, {Kind: "service", Name: "web", Action: "drain"}, {Kind: "service", Name: "dns", Action: "undo"}},
+		}
+		for range 2 {
+			var peer admin.Peer
+			for _, r := range routes {
+				peer.Routes = append(peer.Routes, admin.Route{Prefix: r, GoingAway: true})
+			}
+			st.BGP = append(st.BGP, peer)
+		}
+		return st
+	}
+	for _, tt := range []struct {
+		kind, name string
+		want       []string
+	}{
+		{"node", "lb1", []string{"node lb1: 4 routes left, 0 packets/s", "node lb1: 2 routes left, 30 packets/s", "node lb1: 0 routes left, 10 packets/s", ""}},
+		{"service", "web", []string{"service web: 2 routes left, 0 packets/s", "service web: 0 routes left, 20 packets/s", "", ""}},
+	} {
+		still := trafficLeft(admin.Order{Kind: tt.kind, Name: tt.name})
+		for i, st := range []admin.Status{look(100, 100, web, dns), look(110, 110, dns), look(110, 120), look(110, 120)} {
+			if left, drains := still(st); left != tt.want[i] || !drains {
+				t.Errorf("%s, look %d: got %q, %v, want %q", tt.kind, i, left, drains, tt.want[i])
+			}
+		}
+	}
+	if left, drains := trafficLeft(admin.Order{Kind: "service", Name: "dns"})(look(0, 0, dns)); left != "" || drains {
+		t.Errorf("an order that was undone: got %q, %v, want that it does not drain", left, drains)
 	}
 }
