@@ -3,10 +3,14 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
+
+	"github.com/goccy/go-yaml"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -21,6 +25,8 @@ type Backend struct {
 	Sources    []netip.Prefix // at least one where there is a Decap
 	MSS        MSS
 	HTTP       HTTP
+
+	expanded []expanded
 }
 
 // What a backend can take off.
@@ -100,7 +106,28 @@ func ParseBackend(name string, data []byte) (Backend, error) {
 	if err := report.errors(); err != nil {
 		return Backend{}, err
 	}
+	backend.expanded = report.expand(reflect.ValueOf(shape).Elem())
 	return backend, nil
+}
+
+// WriteExpanded writes what holds as YAML, with a comment on what is there by default.
+func (b Backend) WriteExpanded(out io.Writer) error { return writeAll(out, b.expanded) }
+
+// OfBackend tells by its keys whether the file at path is meant as a backend's. What
+// cannot be read is a node's.
+func OfBackend(path string) bool {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	var keys map[string]any
+	if yaml.Unmarshal(data, &keys) != nil {
+		return false
+	}
+	among := func(names ...string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { _, there := keys[name]; return there })
+	}
+	return among("interfaces", "vips", "decap", "sources", "mss") && !among("node", "services", "cluster", "bgp")
 }
 
 func checkBackend(r *report, f *backendFile) Backend {

@@ -22,6 +22,7 @@ func TestParseBackendTakesTheContractAsItIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	got.expanded = nil
 	want := Backend{
 		Interfaces: []string{"eth0"},
 		VIPs:       []lb.VIP{lb.MustParseVIP("203.0.113.10"), lb.MustParseVIP("2001:db8::10")},
@@ -40,6 +41,7 @@ func TestParseBackendFillsInTheDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	got.expanded = nil
 	want := Backend{
 		Interfaces: []string{"eth0"}, VIPs: []lb.VIP{lb.MustParseVIP("203.0.113.10")},
 		GUEPort: 6080, HTTP: HTTP{Listen: netip.MustParseAddrPort("127.0.0.1:9871")},

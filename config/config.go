@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bufio"
 	"cmp"
 	"fmt"
 	"io"
@@ -194,8 +193,4 @@ func (c Config) Settings() []Setting { return settings(c.expanded) }
 
 // WriteExpanded writes what holds as YAML, in one file, with a comment on what is
 // there by default. Headers of checks are written as the file has them.
-func (c Config) WriteExpanded(out io.Writer) error {
-	buffered := bufio.NewWriter(out)
-	writeExpanded(buffered, c.expanded, "")
-	return buffered.Flush()
-}
+func (c Config) WriteExpanded(out io.Writer) error { return writeAll(out, c.expanded) }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bufio"
 	"cmp"
 	"fmt"
 	"io"
@@ -187,6 +188,12 @@ func plain(text string) string {
 		}
 	}
 	return strconv.Quote(text)
+}
+
+func writeAll(out io.Writer, keys []expanded) error {
+	buffered := bufio.NewWriter(out)
+	writeExpanded(buffered, keys, "")
+	return buffered.Flush()
 }
 
 // writeExpanded writes keys as YAML, with a word on what the file does not say itself.

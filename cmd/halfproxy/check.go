@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -18,13 +19,14 @@ func checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Validate a configuration file and print everything that is wrong with it",
-		Long: `Validate a configuration file and print everything that is wrong with it.
+		Long: `Validate a configuration file and print everything that is wrong with it. It may be a
+node's or a backend's: its keys tell.
 
 --expand prints the configuration in one file, with what it includes and with all
 defaults, each marked as such. --diff asks the node that runs what a reload would
 change, and says what that does to traffic. Exit code 0: the file is good, and with
 --diff the node would take it; 1: it is not, or it would not.`,
-		Example: "  halfproxy check --config ./halfproxy.yaml\n  halfproxy check --expand | less\n  halfproxy check --diff && systemctl reload halfproxy",
+		Example: "  halfproxy check --config ./halfproxy.yaml\n  halfproxy check --config /etc/halfproxy/backend.yaml\n  halfproxy check --expand | less\n  halfproxy check --diff && systemctl reload halfproxy",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if expand && diff {
 				return errors.New("--expand and --diff do not go together: ask for one after the other")
@@ -32,6 +34,9 @@ change, and says what that does to traffic. Exit code 0: the file is good, and w
 			return cobra.NoArgs(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config.OfBackend(path) {
+				return checkBackend(cmd.OutOrStdout(), path, expand, diff)
+			}
 			cfg, err := config.Load(path)
 			if err != nil {
 				return err
@@ -51,6 +56,21 @@ change, and says what that does to traffic. Exit code 0: the file is good, and w
 	cmd.Flags().BoolVar(&diff, "diff", false, "print what a reload would change in the node that runs")
 	cmd.Flags().StringVar(&socket, "socket", "", "with --diff: admin socket `PATH` of the node (default: that of the configuration)")
 	return cmd
+}
+
+// checkBackend is check of a backend's file.
+func checkBackend(out io.Writer, path string, expand, diff bool) error {
+	cfg, err := config.LoadBackend(path)
+	switch {
+	case err != nil:
+		return err
+	case diff:
+		return fmt.Errorf("%s is a backend's, which is read at its start alone: --diff is for a node's; `systemctl restart halfproxy-backend` takes it", path)
+	case expand:
+		return cfg.WriteExpanded(out)
+	}
+	fmt.Fprintf(out, "%s: good, a backend of %s\n", path, count(len(cfg.VIPs), "VIP"))
+	return nil
 }
 
 func configFlag(cmd *cobra.Command, path *string, usual string) {

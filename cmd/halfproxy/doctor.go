@@ -27,6 +27,9 @@ It changes nothing, and works before the first start as well as beside a running
 node. Exit code 0: nothing was found; 1: something was.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config.OfBackend(path) {
+				return notABackend(path)
+			}
 			cfg, report := prescription(path)
 			if socket == "" {
 				socket = cfg.Admin.Socket
@@ -50,6 +53,15 @@ node. Exit code 0: nothing was found; 1: something was.`,
 	cmd.Flags().StringVar(&pin, "pin", defaultPins, "`DIR` for the pins of this host's nodes, as of run; empty: they are not looked at")
 	foldersOf(cmd, "pin")
 	return cmd
+}
+
+// notABackend says what looks at a backend.
+func notABackend(path string) error {
+	cfg, err := config.LoadBackend(path)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s is a backend's, and doctor is for nodes: `curl http://%v/healthz` tells what is not in place on a backend", path, cfg.HTTP.Listen)
 }
 
 // prescription reads the configuration as far as it can be read. What keeps a

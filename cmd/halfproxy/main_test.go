@@ -140,6 +140,35 @@ func TestCheckExpandsAFileToOneThatSaysAllOfIt(t *testing.T) {
 	}
 }
 
+func TestCheckKnowsABackendsFile(t *testing.T) {
+	const good = "interfaces: [eth0]\nvips: [203.0.113.10]\n"
+	for _, tt := range []struct {
+		name, file string
+		flag       string
+		code       int
+		says       string
+	}{
+		{"a good one", good, "", exitDone, "FILE: good, a backend of 1 VIP\n"},
+		{"with its defaults", good, "--expand", exitDone, "  listen: 127.0.0.1:9871  # default\n"},
+		{"a wrong one", good + "decap: [ipip]\n", "", exitNo, "sources"},
+		{"one that a node that runs knows nothing of", good, "--diff", exitNo, "systemctl restart halfproxy-backend"},
+		{"a node's with a key in the wrong place", good + "services: []\n", "", exitNo, "node"},
+	} {
+		file := write(t, tt.file)
+		args := []string{"check", "--config", file}
+		if tt.flag != "" {
+			args = append(args, tt.flag)
+		}
+		stdout, stderr, code := call(t, args...)
+		if want := strings.ReplaceAll(tt.says, "FILE", file); code != tt.code || !strings.Contains(stdout+stderr, want) {
+			t.Errorf("%s: got code %d, %s%swant %d and %q", tt.name, code, stdout, stderr, tt.code, want)
+		}
+	}
+	if _, stderr, code := call(t, "doctor", "--config", write(t, good)); code != exitNo || !strings.Contains(stderr, "http://127.0.0.1:9871/healthz") {
+		t.Errorf("doctor: got code %d, %s, want what looks at a backend", code, stderr)
+	}
+}
+
 func TestANodeThatCannotStartSaysWhy(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
