@@ -17,16 +17,16 @@ type change struct {
 	member   string
 	base     version
 	sequence uint64
-	report   lb.Report // flags, configuration, and of the rest what is new or differs
+	report   lb.Report // flags, configuration, and of the rest what is new or differs; no steps
 	encoded  []byte    // the same
-	services []string  // whose tables are gone, sorted
+	steps    map[string]amendment
+	services []string // whose tables are gone, sorted
 	targets  []lb.TargetID
 }
 
 // diff gives the change from one report of a member to another, both in their
-// normal form. Orders and steps that are gone are not told of one by one: false.
+// normal form. Orders that are gone are not told of one by one: false.
 func diff(from, to lb.Report) (c change, ok bool) {
-	var err error
 	c.report = lb.Report{Config: to.Config, Settled: to.Settled, Leaving: to.Leaving}
 	for service, digest := range to.Tables {
 		if old, there := from.Tables[service]; !there || old != digest {
@@ -54,11 +54,12 @@ func diff(from, to lb.Report) (c change, ok bool) {
 		return change{}, false
 	}
 
-	if c.report.Steps, ok = diffSteps(from.Steps, to.Steps); !ok {
+	var err error
+	if c.steps, err = diffSteps(from.Steps, to.Steps); err != nil {
 		return change{}, false
 	}
 	c.report.Observations, c.targets = diffObservations(from.Observations, to.Observations)
-	c.encoded, err = encodeReport(c.report)
+	c.encoded, err = appendReport(nil, c.report)
 	return c, err == nil
 }
 
@@ -81,9 +82,9 @@ func diffObservations(from, to []lb.Observation) (changed []lb.Observation, gone
 	return changed, gone
 }
 
-// apply makes the later report from the earlier one.
-func (c change) apply(from lb.Report) lb.Report {
-	to := c.report
+// apply makes the later report from the earlier one; false: from is not that.
+func (c change) apply(from lb.Report) (to lb.Report, ok bool) {
+	to = c.report
 	to.Tables = maps.Clone(from.Tables)
 	for service, digest := range c.report.Tables {
 		to.Tables = with(to.Tables, service, digest)
@@ -97,11 +98,8 @@ func (c change) apply(from lb.Report) lb.Report {
 	if len(c.report.Orders) > 0 || len(from.Orders) > 0 {
 		to.Orders = merge(from.Orders, c.report.Orders, bySubject)
 	}
-	if len(c.report.Steps) > 0 || len(from.Steps) > 0 {
-		to.Steps = maps.Clone(from.Steps)
-		for service, h := range c.report.Steps {
-			to.Steps = with(to.Steps, service, h)
-		}
+	if to.Steps, ok = amendSteps(from.Steps, c.steps); !ok {
+		return lb.Report{}, false
 	}
 	to.Observations = merge(from.Observations, c.report.Observations, byTarget)
 	to.Observations = slices.DeleteFunc(to.Observations, func(o lb.Observation) bool {
@@ -111,7 +109,7 @@ func (c change) apply(from lb.Report) lb.Report {
 	if len(to.Observations) == 0 {
 		to.Observations = nil
 	}
-	return to
+	return to, len(to.Tables) <= math.MaxUint16 && len(to.Orders) <= maxOrders && len(to.Observations) <= maxReport/8
 }
 
 func bySubject(a, b lb.Order) int      { return a.Subject.Compare(b.Subject) }
@@ -136,7 +134,7 @@ func merge[T any](old, news []T, compare func(a, b T) int) []T {
 func (c change) encode() []byte {
 	b := appendVersion(appendName(message(kindChange), c.member), c.base)
 	b = binary.BigEndian.AppendUint64(b, c.sequence)
-	b = append(b, c.encoded...)
+	b = appendAmendments(append(b, c.encoded...), c.steps)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(c.services)))
 	for _, service := range c.services {
 		b = appendName(b, service)
@@ -154,6 +152,7 @@ func (r *reader) change() change {
 	report := r.b
 	c.report = r.report()
 	c.encoded = slices.Clone(report[:len(report)-len(r.b)])
+	c.steps = r.amendments()
 	if c.sequence <= c.base.sequence || c.base.sequence == 0 || c.sequence > math.MaxInt64 {
 		r.fail(refusedMalformed)
 	}

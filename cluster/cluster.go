@@ -87,6 +87,7 @@ type Cluster struct {
 	mu      sync.Mutex // guards what follows; memberlist's locks and the queue's come before it
 	joins   []string   // as Config.Join
 	roster  roster
+	scribe  scribe // of the own record's histories
 	encoded []byte // the report of the own record
 	leaving bool
 	todo    todo
@@ -142,6 +143,7 @@ func newCluster(cfg Config, t timing, wrap func(memberlist.NodeAwareTransport) m
 		timing:  t,
 		joins:   slices.Clone(cfg.Join),
 		started: time.Now(),
+		scribe:  make(scribe),
 		changes: make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
 		news:    make(chan struct{}, 1),
@@ -255,8 +257,8 @@ func (c *Cluster) SetJoin(join []string) error {
 // not block, may be called before Run, and keeps nothing of r. Telling the same
 // again sends nothing.
 func (c *Cluster) Publish(r lb.Report) {
-	r = normal(r)
 	c.mu.Lock()
+	r = normal(r, c.scribe)
 	r.Leaving = r.Leaving || c.leaving
 	changed, err := c.publish(r)
 	c.mu.Unlock()
@@ -272,7 +274,7 @@ func (c *Cluster) Publish(r lb.Report) {
 
 // publish needs c.mu.
 func (c *Cluster) publish(r lb.Report) (changed bool, err error) {
-	encoded, err := encodeReport(r)
+	encoded, err := encodeReport(r, c.scribe)
 	if err != nil {
 		return false, err
 	}
@@ -469,6 +471,9 @@ func (c *Cluster) pass(r *record, heard time.Time) {
 
 // broadcast puts a message with r into memberlist's gossip, if it fits there.
 func (c *Cluster) broadcast(r *record, message func() []byte) {
+	if 8*len(r.report.Observations) > maxPacket {
+		return // before it is encoded
+	}
 	if len(message()) <= maxPacket {
 		c.queue.QueueBroadcast(broadcast{r.member, message})
 	}

@@ -187,14 +187,14 @@ func TestRecordsOfFlowsOnTheWire(t *testing.T) {
 		name, message string
 		want          refusal
 	}{
-		{"none", "\x03\x09\x00\x00\x00", ""},
-		{"one", "\x03\x09\x00\x00\x01" + one, ""},
-		{"an unknown part", "\x03\x09\x03\x00\x00", refusedMalformed},
-		{"fewer than said", "\x03\x09\x00\x00\x02" + one, refusedMalformed},
-		{"more than said", "\x03\x09\x00\x00\x01" + one + one, refusedMalformed},
-		{"unknown flags", "\x03\x09\x00\x00\x01" + one[:18] + "\x04", refusedMalformed},
-		{"a member that wants them", "\x03\x0a\x03lb1", ""},
-		{"nobody wants them", "\x03\x0a\x00", refusedMalformed},
+		{"none", "\x04\x09\x00\x00\x00", ""},
+		{"one", "\x04\x09\x00\x00\x01" + one, ""},
+		{"an unknown part", "\x04\x09\x03\x00\x00", refusedMalformed},
+		{"fewer than said", "\x04\x09\x00\x00\x02" + one, refusedMalformed},
+		{"more than said", "\x04\x09\x00\x00\x01" + one + one, refusedMalformed},
+		{"unknown flags", "\x04\x09\x00\x00\x01" + one[:18] + "\x04", refusedMalformed},
+		{"a member that wants them", "\x04\x0a\x03lb1", ""},
+		{"nobody wants them", "\x04\x0a\x00", refusedMalformed},
 	} {
 		if _, got := decode([]byte(tt.message)); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)

@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"testing"
 	"time"
@@ -25,12 +26,14 @@ func TestMembersHoldTheSameWhateverBecameOfTheirMessages(t *testing.T) {
 			}
 			var told *record
 			for sequence := range uint64(8) {
-				report := normal(lb.Report{Config: lb.Digest(random.IntN(3))})
+				report := normal(lb.Report{Config: lb.Digest(random.IntN(3))}, nil)
 				for target := range 6 {
 					if random.IntN(4) > 0 {
 						report.Observations = append(report.Observations, drawObservation(random, target))
 					}
 				}
+				report.Steps = drawSteps(random)
+				report = normal(report, nil)
 				r := mustRecord(t, name, version{1 + sequence/4, 1 + sequence%4}, report)
 				messages = append(messages, news{r}, relay{time.Millisecond, r}, heartbeat{name, r.version})
 				if told != nil && told.boot == r.boot {
@@ -70,6 +73,35 @@ func TestMembersHoldTheSameWhateverBecameOfTheirMessages(t *testing.T) {
 			}
 		}
 	}
+}
+
+// drawSteps gives histories with much in common.
+func drawSteps(random *rand.Rand) map[string]lb.History {
+	var steps map[string]lb.History
+	for service := range 2 {
+		h := lb.History{Quiet: random.IntN(4) == 0}
+		if random.IntN(4) == 0 {
+			h.Held = []string{"b1"}
+		}
+		for i := range 6 {
+			if random.IntN(3) == 0 {
+				continue
+			}
+			s := lb.Step{Since: time.UnixMilli(int64(1000 + i/2)).UTC()} // two of the same moment
+			for b := range 5 {
+				if (b+i)%3 > 0 || random.IntN(4) == 0 {
+					s.Backends = append(s.Backends, lb.Backend{
+						Name: fmt.Sprint("b", b), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(random.IntN(12) / 11)}), Weight: i / 3,
+					})
+				}
+			}
+			h.Steps = append(h.Steps, s)
+		}
+		if random.IntN(4) > 0 {
+			steps = with(steps, fmt.Sprint("service", service), h)
+		}
+	}
+	return steps
 }
 
 // deliver does with a message what Cluster does, but for asking.

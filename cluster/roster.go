@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -177,12 +178,34 @@ func (r *roster) amend(m change) (*record, refusal) {
 	if m.member == r.self || p == nil || p.record == nil || p.record.version != m.base {
 		return nil, ""
 	}
-	report := m.apply(p.record.report)
-	encoded, err := encodeReport(report)
-	if err != nil {
-		return nil, refusedOversize // each of its parts was in range
+	report, ok := m.apply(p.record.report)
+	if !ok {
+		return nil, refusedMalformed
 	}
-	return newRecord(m.member, version{m.base.boot, m.sequence}, report, encoded), ""
+	rec := &record{member: m.member, version: version{m.base.boot, m.sequence}, report: report, once: new(sync.Once)}
+	for service := range m.steps {
+		r.share(rec, service)
+	}
+	return rec, ""
+}
+
+// share lets rec have its sets of backends in common with the other members' records: most
+// tell the same steps.
+func (r *roster) share(rec *record, service string) {
+	steps := rec.report.Steps[service].Steps
+	for i, s := range steps {
+		for _, p := range r.peers {
+			if p.record == nil {
+				continue
+			}
+			theirs := p.record.report.Steps[service].Steps
+			j, _ := slices.BinarySearchFunc(theirs, s, func(x, y lb.Step) int { return x.Since.Compare(y.Since) })
+			if j < len(theirs) && theirs[j].Equal(s) {
+				steps[i] = theirs[j]
+				break
+			}
+		}
+	}
 }
 
 // outcome is what became of a record that came in.
@@ -222,6 +245,11 @@ func (r *roster) take(rec *record, direct bool, heard, now time.Time) (outcome, 
 	p.heard = heard
 	if p.record != nil && rec.version.compare(p.record.version) <= 0 {
 		return known, ""
+	}
+	if rec.once == nil { // else amend has done so
+		for service := range rec.report.Steps {
+			r.share(rec, service)
+		}
 	}
 	p.boot, p.record = rec.boot, rec
 	p.left = !p.listed && rec.report.Leaving

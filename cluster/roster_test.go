@@ -199,7 +199,7 @@ func TestOneWhoLeftIsNotLookedForAndSoonForgotten(t *testing.T) {
 func TestARecordOfOursThatIsNewerIsOutlived(t *testing.T) {
 	r := testRoster() // boot 10
 	report := lb.Report{Config: 7}
-	encoded, err := encodeReport(report)
+	encoded, err := encodeReport(report, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -24,21 +25,23 @@ import (
 //	request   = member                           "send me your record"
 //	claim     = member uptime(8) port(2) address "I run under this name"
 //	state     = count(2) { age(4) length(4) record }, sorted by member
-//	change    = member boot(8) base(8) sequence(8) report    what differs from the record base
-//	            count(2) { service }, count(4) { target }    and is gone, sorted
+//	change    = member boot(8) base(8) sequence(8) report steps    what differs from the record base
+//	            count(2) { service }, count(4) { target }          and is gone, sorted
 //	flows     = part(1) [total(4) in the last] count(2) { key(8) backend(8) idle(2) flags(1) }
 //	wanted    = member                           "send me all records of flows"
 //	versions  = count(2) { member boot(8) sequence(8) }, sorted by member
-//	record    = member boot(8) sequence(8) report
+//	record    = member boot(8) sequence(8) report steps
 //	report    = flags(1) config(8)
 //	            count(2) { service digest(8) }, sorted by service
 //	            count(2) { order }, sorted by subject
-//	            count(2) { service history }, sorted by service
 //	            count(4) { target(8) }, sorted; then 2 bits of state for each, 3 of one
 //	            that is up and starts slowly; then ahead(1) for each of these
-//	history   = begin(8) quiet(1) count(2) { held }, sorted
-//	            count(2) { name length(1) address }, sorted; count(2) { step }, by time
-//	step      = since(8), then weight(2) of each of these backends; 65535: it is not in the step
+//	steps     = count(2) { service history }, sorted by service
+//	history   = begin(8) quiet(1) count(2) { held }, sorted; then what makes its steps of those
+//	            of the record base, in a record of none: count(2) { index(2) of one that is gone },
+//	            count(2) { index(2) step } of those that are new, both sorted
+//	step      = since(8), then what is other than in the step before, sorted by name:
+//	            count(2) { name length(1) [address weight(2)] }; of length 0: it is not in the step
 //	order     = kind(1) service name action(1) weight(2) by at(8) until(8) member version(8)
 //
 // An age is the milliseconds since the member gave its last sign of life; at, until,
@@ -46,7 +49,7 @@ import (
 // text.
 // Every value has one encoding and a decoder takes no other: equal reports are
 // equal bytes.
-const wireVersion = 3
+const wireVersion = 4
 
 type kind uint8
 
@@ -118,13 +121,27 @@ type record struct {
 	member string
 	version
 	report lb.Report
-	raw    []byte // as it travels
+
+	raw  []byte     // as it travels
+	once *sync.Once // makes raw when it is needed, of a record that came as a change; else nil
 }
 
 func newRecord(member string, v version, report lb.Report, encoded []byte) *record {
 	raw := appendName(make([]byte, 0, 1+len(member)+16+len(encoded)), member)
 	raw = appendVersion(raw, v)
 	return &record{member: member, version: v, report: report, raw: append(raw, encoded...)}
+}
+
+// encoded is the record as it travels, nil when there is no room for it.
+func (r *record) encoded() []byte {
+	if r.once != nil {
+		r.once.Do(func() {
+			if encoded, err := encodeReport(r.report, nil); err == nil {
+				r.raw = newRecord(r.member, r.version, r.report, encoded).raw
+			}
+		})
+	}
+	return r.raw
 }
 
 type (
@@ -151,7 +168,7 @@ func (m heartbeat) encode() []byte {
 	return appendVersion(appendName(message(kindHeartbeat), m.member), m.version)
 }
 
-func (m news) encode() []byte { return append(message(kindNews), m.record.raw...) }
+func (m news) encode() []byte { return append(message(kindNews), m.record.encoded()...) }
 
 func (m versions) encode() []byte {
 	b := binary.BigEndian.AppendUint16(message(kindVersions), uint16(len(m)))
@@ -162,7 +179,7 @@ func (m versions) encode() []byte {
 }
 
 func (m relay) encode() []byte {
-	return append(appendAge(message(kindRelay), m.age), m.record.raw...)
+	return append(appendAge(message(kindRelay), m.age), m.record.encoded()...)
 }
 
 func (m request) encode() []byte { return appendName(message(kindRequest), m.member) }
@@ -179,12 +196,13 @@ func (m state) encode() []byte {
 	b := append(message(kindState), 0, 0)
 	count := uint16(0)
 	for _, r := range m {
-		if len(b)+8+len(r.record.raw) > maxState || count == maxMembers {
+		raw := r.record.encoded()
+		if raw == nil || len(b)+8+len(raw) > maxState || count == maxMembers {
 			continue
 		}
 		b = appendAge(b, r.age)
-		b = binary.BigEndian.AppendUint32(b, uint32(len(r.record.raw)))
-		b = append(b, r.record.raw...)
+		b = binary.BigEndian.AppendUint32(b, uint32(len(raw)))
+		b = append(b, raw...)
 		count++
 	}
 	binary.BigEndian.PutUint16(b[2:], count)
@@ -205,24 +223,39 @@ func appendAge(b []byte, age time.Duration) []byte {
 	return binary.BigEndian.AppendUint32(b, uint32(min(max(age.Milliseconds(), 0), math.MaxUint32)))
 }
 
-// normal gives a copy of report in the form in which it is encoded.
-func normal(report lb.Report) lb.Report {
+// normal gives a copy of report in the form in which it is encoded, by s.
+func normal(report lb.Report, s scribe) lb.Report {
 	report.Tables = maps.Clone(report.Tables)
 	if len(report.Tables) == 0 {
 		report.Tables = nil
 	}
 	report.Observations = slices.SortedFunc(slices.Values(report.Observations), byTarget)
 	report.Orders = slices.SortedFunc(slices.Values(report.Orders), bySubject)
-	report.Steps = fitting(report.Steps)
+	report.Steps = s.fitting(report.Steps)
 	return report
 }
 
-// encodeReport takes a report as normal gives it.
-func encodeReport(report lb.Report) ([]byte, error) {
+// encodeReport takes a report as normal gives it, and its steps.
+func encodeReport(report lb.Report, s scribe) ([]byte, error) {
+	b, err := appendReport(nil, report)
+	if err != nil {
+		return nil, err
+	}
+	if b, err = s.appendSteps(b, report.Steps); err != nil {
+		return nil, err
+	}
+	if len(b) > maxReport {
+		return nil, fmt.Errorf("%d tables and %d observations take %d bytes, at most %d can be told: spread the services over several clusters",
+			len(report.Tables), len(report.Observations), len(b), maxReport)
+	}
+	return b, nil
+}
+
+// appendReport appends all of a report but its steps.
+func appendReport(b []byte, report lb.Report) ([]byte, error) {
 	if len(report.Tables) > math.MaxUint16 {
 		return nil, fmt.Errorf("%d tables: at most %d can be told", len(report.Tables), math.MaxUint16)
 	}
-	var b []byte
 	var flags uint8
 	if report.Leaving {
 		flags |= flagLeaving
@@ -242,9 +275,6 @@ func encodeReport(report lb.Report) ([]byte, error) {
 	}
 	b, err := appendOrders(b, report.Orders)
 	if err != nil {
-		return nil, err
-	}
-	if b, err = appendSteps(b, report.Steps); err != nil {
 		return nil, err
 	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(report.Observations)))
@@ -269,12 +299,7 @@ func encodeReport(report lb.Report) ([]byte, error) {
 		}
 		states[i/4] |= state << (i % 4 * 2)
 	}
-	b = append(append(b, states...), starting...)
-	if len(b) > maxReport {
-		return nil, fmt.Errorf("%d tables and %d observations take %d bytes, at most %d can be told: spread the services over several clusters",
-			len(report.Tables), len(report.Observations), len(b), maxReport)
-	}
-	return b, nil
+	return append(append(b, states...), starting...), nil
 }
 
 // stateStarting is that of a backend that is up and starts slowly.
@@ -465,6 +490,7 @@ func (r *reader) record(length int) *record {
 	inner := reader{b: raw}
 	rec := &record{member: inner.name(), version: inner.version(), raw: slices.Clone(raw)}
 	rec.report = inner.report()
+	rec.report.Steps = inner.steps()
 	if len(inner.b) > 0 {
 		inner.fail(refusedMalformed)
 	}
@@ -507,7 +533,6 @@ func (r *reader) report() lb.Report {
 	}
 
 	report.Orders = r.orders()
-	report.Steps = r.steps()
 
 	count := int(r.uint32())
 	if count > maxReport || len(r.b) < 8*count+packed(count) {

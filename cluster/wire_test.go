@@ -29,8 +29,8 @@ func sample(observations int) lb.Report {
 
 func mustRecord(t testing.TB, member string, v version, report lb.Report) *record {
 	t.Helper()
-	report = normal(report)
-	encoded, err := encodeReport(report)
+	report = normal(report, nil)
+	encoded, err := encodeReport(report, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func sampleStepped(steps int) lb.Report {
 		s := lb.Step{Since: time.UnixMilli(int64(1000 + i)).UTC()}
 		for b := range 4 {
 			if b != i%4 {
-				s.Backends = append(s.Backends, lb.Backend{Name: fmt.Sprint("web", b), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(b)}), Weight: 50 * i})
+				s.Backends = append(s.Backends, lb.Backend{Name: fmt.Sprint("web", b), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(b)}), Weight: 50 * (i % 100)})
 			}
 		}
 		h.Steps = append(h.Steps, s)
@@ -106,15 +106,15 @@ func TestStepsThatDoNotFitAreNotTold(t *testing.T) {
 	for i := range 40 {
 		many.Steps[fmt.Sprintf("service%02d", i)] = sampleStepped(1000).Steps["web"]
 	}
-	encoded, err := encodeReport(normal(many))
-	if n := len(normal(many).Steps); err != nil || n == 0 || n == 40 || len(encoded) > maxSteps+1000 {
+	encoded, err := encodeReport(normal(many, nil), nil)
+	if n := len(normal(many, nil).Steps); err != nil || n == 0 || n == 40 || len(encoded) > maxSteps+1000 {
 		t.Errorf("got %d bytes with steps of %d services, %v, want some of them", len(encoded), n, err)
 	}
 }
 
 func changeOf(t testing.TB, from, to lb.Report) change {
 	t.Helper()
-	c, ok := diff(normal(from), normal(to))
+	c, ok := diff(normal(from, nil), normal(to, nil))
 	if !ok {
 		t.Fatal("no change tells the difference")
 	}
@@ -136,25 +136,24 @@ func TestAChangeMakesTheLaterReportOfTheEarlierOne(t *testing.T) {
 		for i := range random.IntN(4) {
 			r.Tables = with(r.Tables, fmt.Sprint("service", i), lb.Digest(random.IntN(2)))
 		}
-		return normal(r)
+		return normal(r, nil)
 	}
 	for n := range 1000 {
 		from, to := draw(), draw()
-		if n := random.IntN(3); n > 0 {
-			from.Steps, to.Steps = sampleStepped(n).Steps, sampleStepped(n+random.IntN(2)).Steps
-		}
+		from.Steps, to.Steps = drawSteps(random), drawSteps(random)
 		to.Orders = sampleOrdered(0).Orders[:random.IntN(3)]
 		from.Orders = to.Orders[:random.IntN(len(to.Orders)+1)]
-		from, to = normal(from), normal(to)
+		from, to = normal(from, nil), normal(to, nil)
 		decoded, why := decode(changeOf(t, from, to).encode())
 		if why != "" {
 			t.Fatalf("change %d: refused: %s", n, why)
 		}
-		want, err := encodeReport(to)
+		want, err := encodeReport(to, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := encodeReport(decoded.(change).apply(from)); err != nil || !bytes.Equal(got, want) {
+		applied, ok := decoded.(change).apply(from)
+		if got, err := encodeReport(applied, nil); !ok || err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("change %d from %+v\ngot  %x, %v\nwant %x (seed %d)", n, from, got, err, want, seed)
 		}
 	}
@@ -170,7 +169,7 @@ func drawObservation(random *rand.Rand, target int) lb.Observation {
 }
 
 func TestOrdersThatAreForgottenAreToldOfWithTheWholeRecord(t *testing.T) {
-	if _, ok := diff(normal(sampleOrdered(3)), normal(sample(3))); ok {
+	if _, ok := diff(normal(sampleOrdered(3), nil), normal(sample(3), nil)); ok {
 		t.Error("got a change, want none: it cannot say that an order is gone")
 	}
 }
@@ -191,16 +190,17 @@ func TestTheFormatOfARecordStaysAsItIs(t *testing.T) {
 		Observations: []lb.Observation{{Target: 9, State: lb.Down}, {Target: 8, State: lb.Up}, {Target: 10}, {Target: 11, State: lb.Up, Ahead: 4}, {Target: 12, State: lb.Down}},
 	})}.encode())
 	want := strings.Join([]string{
-		"03" + "03", "00000102", // version, kind, age
+		"04" + "03", "00000102", // version, kind, age
 		"036c6231", "0000000000000005", "0000000000000006", // member, boot, sequence
 		"03", "00000000000000c0", // flags, configuration
 		"0002", "03646e73", "00000000000000d1", "03776562", "00000000000000d0", // tables
 		"0001", "03", "03776562", "0477656231", "03", "0032", "05616c696365", "00000000000003e8", "0000000000000000", "036c6231", "0000000000000007", // orders
-		"0001", "03776562", "00000000000003e9", "01", "0002", "0163", "0164", // steps: begin, quiet, held
-		"0002", "0161", "04c0000201", "0162", "1020010db8000000000000000000000001",
-		"0002", "00000000000003ea", "0064", "0000", "00000000000003eb", "0032", "ffff",
 		"00000005", "0000000000000008", "0000000000000009", "000000000000000a", "000000000000000b", "000000000000000c",
 		"c9" + "02", "04", // up, down, unknown, up and starting · down; ahead
+		"0001", "03776562", "00000000000003e9", "01", "0002", "0163", "0164", // steps: begin, quiet, held
+		"0000", "0002", // none gone, two new
+		"0000", "00000000000003ea", "0002", "0161", "04c0000201", "0064", "0162", "1020010db8000000000000000000000001", "0000",
+		"0001", "00000000000003eb", "0002", "0161", "04c0000201", "0032", "0162", "00",
 	}, "")
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
@@ -224,17 +224,19 @@ func TestWhatIsNoMessageIsRefused(t *testing.T) {
 		member  = "\x03lb1"
 		version = "\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02"
 		config  = "\x00\x00\x00\x00\x00\x00\x00\x03"
-		none    = "\x00\x00" + "\x00\x00" + "\x00\x00\x00\x00" // no orders, no steps, no observations
-		one     = "\x00\x00" + "\x00\x00" + "\x00\x00\x00\x01"
-		two     = "\x00\x00" + "\x00\x00" + "\x00\x00\x00\x02"
+		none    = "\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00" // no orders, no observations, no steps
+		one     = "\x00\x00" + "\x00\x00\x00\x01"
+		two     = "\x00\x00" + "\x00\x00\x00\x02"
 		number8 = "\x00\x00\x00\x00\x00\x00\x00\x08"
+		zero    = "\x00\x00\x00\x00\x00\x00\x00\x00"
 		number9 = "\x00\x00\x00\x00\x00\x00\x00\x09"
 		age     = "\x00\x00\x00\x01"
 
 		head   = member + version + "\x00" + config
 		record = head + "\x00\x00" + none
 		order  = "\x03\x00\x01w\x01\x00\x00\x00" + number8 + number9 + member + number8
-		steps  = "\x00\x01" + "\x01w" + number9 + "\x01" + "\x00\x00" + "\x00\x01" + "\x01b\x04\xc0\x00\x02\x01" + "\x00\x01" + number8 + "\x00\x64"
+		b      = "\x01b\x04\xc0\x00\x02\x01\x00\x64"
+		steps  = "\x00\x01" + "\x01w" + number9 + "\x01" + "\x00\x00" + "\x00\x00" + "\x00\x01" + "\x00\x00" + number8 + "\x00\x01" + b
 		report = "\x00" + config + "\x00\x00" + none
 		change = member + version + number8
 		length = "\x00\x00\x00\x27"
@@ -244,87 +246,96 @@ func TestWhatIsNoMessageIsRefused(t *testing.T) {
 		want          refusal // empty: the row that shows the others' base to be right
 	}{
 		{"nothing", "", refusedMalformed},
-		{"no kind", "\x03", refusedMalformed},
+		{"no kind", "\x04", refusedMalformed},
 		{"another version", "\x01\x01" + member + version, refusedVersion},
-		{"kind 0", "\x03\x00", refusedMalformed},
-		{"an unknown kind", "\x03\x0b", refusedMalformed},
+		{"kind 0", "\x04\x00", refusedMalformed},
+		{"an unknown kind", "\x04\x0b", refusedMalformed},
 
-		{"a heartbeat", "\x03\x01" + member + version, ""},
-		{"a heartbeat with trailing bytes", "\x03\x01" + member + version + "\x00", refusedMalformed},
-		{"a heartbeat cut short", "\x03\x01" + member + version[1:], refusedMalformed},
-		{"an empty name", "\x03\x01\x00" + version, refusedMalformed},
-		{"a name longer than the message", "\x03\x04\x04lb1", refusedMalformed},
-		{"a name that is no UTF-8", "\x03\x04\x01\xff", refusedMalformed},
-		{"a boot number that could overflow", "\x03\x01" + member + "\xff" + version[1:], refusedMalformed},
-		{"a sequence that could overflow", "\x03\x01" + member + version[:8] + "\xff" + version[9:], refusedMalformed},
+		{"a heartbeat", "\x04\x01" + member + version, ""},
+		{"a heartbeat with trailing bytes", "\x04\x01" + member + version + "\x00", refusedMalformed},
+		{"a heartbeat cut short", "\x04\x01" + member + version[1:], refusedMalformed},
+		{"an empty name", "\x04\x01\x00" + version, refusedMalformed},
+		{"a name longer than the message", "\x04\x04\x04lb1", refusedMalformed},
+		{"a name that is no UTF-8", "\x04\x04\x01\xff", refusedMalformed},
+		{"a boot number that could overflow", "\x04\x01" + member + "\xff" + version[1:], refusedMalformed},
+		{"a sequence that could overflow", "\x04\x01" + member + version[:8] + "\xff" + version[9:], refusedMalformed},
 
-		{"a record", "\x03\x02" + record, ""},
-		{"a record with sequence 0", "\x03\x02" + member + version[:15] + "\x00" + record[20:], refusedMalformed},
-		{"a record with trailing bytes", "\x03\x02" + record + "\x00", refusedMalformed},
-		{"unknown flags", "\x03\x02" + member + version + "\x04" + config + "\x00\x00" + none, refusedMalformed},
-		{"two tables", "\x03\x02" + head + "\x00\x02\x01a" + number8 + "\x01b" + number8 + none, ""},
-		{"tables in the wrong order", "\x03\x02" + head + "\x00\x02\x01b" + number8 + "\x01a" + number8 + none, refusedOrder},
-		{"a table twice", "\x03\x02" + head + "\x00\x02\x01a" + number8 + "\x01a" + number8 + none, refusedOrder},
-		{"a table without a name", "\x03\x02" + head + "\x00\x01\x00" + number8 + none, refusedMalformed},
-		{"more tables than there are", "\x03\x02" + head + "\xff\xff" + none, refusedMalformed},
-		{"two observations", "\x03\x02" + head + "\x00\x00" + two + number8 + number9 + "\x09", ""},
-		{"targets in the wrong order", "\x03\x02" + head + "\x00\x00" + two + number9 + number8 + "\x09", refusedOrder},
-		{"a target twice", "\x03\x02" + head + "\x00\x00" + two + number8 + number8 + "\x09", refusedOrder},
-		{"a slow start", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x03\x04", ""},
-		{"a slow start that is over", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x03\x00", refusedState},
-		{"a slow start of too many steps", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x03\x05", refusedState},
-		{"a slow start without steps", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x03", refusedMalformed},
-		{"a state without a target", "\x03\x02" + head + "\x00\x00" + one + number8 + "\x05", refusedMalformed},
-		{"observations that are not there", "\x03\x02" + head + "\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff", refusedMalformed},
-		{"an observation without states", "\x03\x02" + head + "\x00\x00" + one + number8, refusedMalformed},
-		{"a report that is too big", "\x03\x02" + head + strings.Repeat("x", maxReport), refusedOversize},
-		{"a message that is too big", "\x03\x02" + head + strings.Repeat("x", maxMessage), refusedOversize},
+		{"a record", "\x04\x02" + record, ""},
+		{"a record with sequence 0", "\x04\x02" + member + version[:15] + "\x00" + record[20:], refusedMalformed},
+		{"a record with trailing bytes", "\x04\x02" + record + "\x00", refusedMalformed},
+		{"unknown flags", "\x04\x02" + member + version + "\x04" + config + "\x00\x00" + none, refusedMalformed},
+		{"two tables", "\x04\x02" + head + "\x00\x02\x01a" + number8 + "\x01b" + number8 + none, ""},
+		{"tables in the wrong order", "\x04\x02" + head + "\x00\x02\x01b" + number8 + "\x01a" + number8 + none, refusedOrder},
+		{"a table twice", "\x04\x02" + head + "\x00\x02\x01a" + number8 + "\x01a" + number8 + none, refusedOrder},
+		{"a table without a name", "\x04\x02" + head + "\x00\x01\x00" + number8 + none, refusedMalformed},
+		{"more tables than there are", "\x04\x02" + head + "\xff\xff" + none, refusedMalformed},
+		{"two observations", "\x04\x02" + head + "\x00\x00" + two + number8 + number9 + "\x09" + "\x00\x00", ""},
+		{"targets in the wrong order", "\x04\x02" + head + "\x00\x00" + two + number9 + number8 + "\x09" + "\x00\x00", refusedOrder},
+		{"a target twice", "\x04\x02" + head + "\x00\x00" + two + number8 + number8 + "\x09" + "\x00\x00", refusedOrder},
+		{"a slow start", "\x04\x02" + head + "\x00\x00" + one + number8 + "\x03\x04" + "\x00\x00", ""},
+		{"a slow start that is over", "\x04\x02" + head + "\x00\x00" + one + number8 + "\x03\x00" + "\x00\x00", refusedState},
+		{"a slow start of too many steps", "\x04\x02" + head + "\x00\x00" + one + number8 + "\x03\x05" + "\x00\x00", refusedState},
+		{"a slow start without steps", "\x04\x02" + head + "\x00\x00" + one + number8 + "\x03", refusedMalformed},
+		{"a state without a target", "\x04\x02" + head + "\x00\x00" + one + number8 + "\x05" + "\x00\x00", refusedMalformed},
+		{"observations that are not there", "\x04\x02" + head + "\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff", refusedMalformed},
+		{"an observation without states", "\x04\x02" + head + "\x00\x00" + one + number8 + "\x00\x00", refusedMalformed},
+		{"a report that is too big", "\x04\x02" + head + strings.Repeat("x", maxReport), refusedOversize},
+		{"a message that is too big", "\x04\x02" + head + strings.Repeat("x", maxMessage), refusedOversize},
 
-		{"an order", "\x03\x02" + head + "\x00\x00" + "\x00\x01" + order + none[2:], ""},
-		{"an order twice", "\x03\x02" + head + "\x00\x00" + "\x00\x02" + order + order + none[2:], refusedOrder},
-		{"an order about nothing", "\x03\x02" + head + "\x00\x00" + "\x00\x01" + "\x00" + order[1:] + none[2:], refusedMalformed},
-		{"an order to do what is unknown", "\x03\x02" + head + "\x00\x00" + "\x00\x01" + order[:4] + "\x04" + order[5:] + none[2:], refusedMalformed},
-		{"an order of too great a weight", "\x03\x02" + head + "\x00\x00" + "\x00\x01" + order[:5] + "\xff" + order[6:] + none[2:], refusedMalformed},
-		{"more orders than there are", "\x03\x02" + head + "\x00\x00" + "\xff\xff" + order + none[2:], refusedMalformed},
+		{"an order", "\x04\x02" + head + "\x00\x00" + "\x00\x01" + order + none[2:], ""},
+		{"an order twice", "\x04\x02" + head + "\x00\x00" + "\x00\x02" + order + order + none[2:], refusedOrder},
+		{"an order about nothing", "\x04\x02" + head + "\x00\x00" + "\x00\x01" + "\x00" + order[1:] + none[2:], refusedMalformed},
+		{"an order to do what is unknown", "\x04\x02" + head + "\x00\x00" + "\x00\x01" + order[:4] + "\x04" + order[5:] + none[2:], refusedMalformed},
+		{"an order of too great a weight", "\x04\x02" + head + "\x00\x00" + "\x00\x01" + order[:5] + "\xff" + order[6:] + none[2:], refusedMalformed},
+		{"more orders than there are", "\x04\x02" + head + "\x00\x00" + "\xff\xff" + order + none[2:], refusedMalformed},
 
-		{"steps", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps + none[4:], ""},
-		{"steps of no service", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:2] + "\x00" + steps[4:] + none[4:], refusedMalformed},
-		{"steps of a service twice", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + "\x00\x02" + steps[2:] + steps[2:] + none[4:], refusedOrder},
-		{"steps that may be quiet", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:12] + "\x02" + steps[13:] + none[4:], refusedMalformed},
-		{"backends that are held in the wrong order", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:13] + "\x00\x02\x01b\x01a" + steps[15:] + none[4:], refusedOrder},
-		{"a backend of no step", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:len(steps)-2] + "\xff\xff" + none[4:], refusedMalformed},
-		{"a backend of too great a weight", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:len(steps)-2] + "\xff\xfe" + none[4:], refusedMalformed},
-		{"a backend at no address", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + strings.Replace(steps, "\x04\xc0\x00\x02\x01", "\x03\xc0\x00\x02", 1) + none[4:], refusedMalformed},
-		{"more steps than there are", "\x03\x02" + head + "\x00\x00" + "\x00\x00" + steps[:len(steps)-12] + "\xff\xff" + steps[len(steps)-10:] + none[4:], refusedMalformed},
+		{"steps", "\x04\x02" + head + "\x00\x00" + none[:6] + steps, ""},
+		{"steps of no service", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:2] + "\x00" + steps[4:], refusedMalformed},
+		{"steps of a service twice", "\x04\x02" + head + "\x00\x00" + none[:6] + "\x00\x02" + steps[2:] + steps[2:], refusedOrder},
+		{"steps that may be quiet", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:12] + "\x02" + steps[13:], refusedMalformed},
+		{"steps of nothing", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:4] + zero + "\x00" + "\x00\x00" + "\x00\x00" + "\x00\x00", refusedMalformed},
+		{"backends that are held in the wrong order", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:13] + "\x00\x02\x01b\x01a" + steps[15:], refusedOrder},
+		{"a step gone that there is not", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:15] + "\x00\x01\x00\x00" + steps[17:], refusedMalformed},
+		{"a step that others have to come before", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:20] + "\x01" + steps[21:], refusedMalformed},
+		{"two steps", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:17] + "\x00\x02" + steps[19:] + "\x00\x01" + number8 + "\x00\x01" + "\x01b\x00", ""},
+		{"a step twice in one place", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:17] + "\x00\x02" + steps[19:] + steps[19:], refusedOrder},
+		{"a step that was before the one before it", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:17] + "\x00\x02" + "\x00\x00" + number9 + steps[29:] + "\x00\x01" + number8 + "\x00\x01" + "\x01b\x00", refusedMalformed},
+		{"a backend that is as it was", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:17] + "\x00\x02" + steps[19:] + "\x00\x01" + number8 + "\x00\x01" + b, refusedMalformed},
+		{"a backend gone that was not there", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:29] + "\x00\x01" + "\x01b\x00", refusedMalformed},
+		{"a backend twice in a step", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:29] + "\x00\x02" + b + b, refusedOrder},
+		{"a backend of too great a weight", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:len(steps)-2] + "\x27\x11", refusedMalformed},
+		{"a backend at no address", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:31] + "\x01b\x03\xc0\x00\x02\x00\x64", refusedMalformed},
+		{"more steps than there are", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:17] + "\xff\xff" + steps[19:], refusedMalformed},
+		{"more backends than there are", "\x04\x02" + head + "\x00\x00" + none[:6] + steps[:29] + "\xff\xff" + b, refusedMalformed},
 
-		{"a change", "\x03\x07" + change + report + "\x00\x00" + none[4:], ""},
-		{"a change of nothing", "\x03\x07" + member + version[:15] + "\x00" + number8 + report + "\x00\x00" + none[4:], refusedMalformed},
-		{"a change into the past", "\x03\x07" + member + version + version[8:] + report + "\x00\x00" + none[4:], refusedMalformed},
-		{"a change without what is gone", "\x03\x07" + change + report, refusedMalformed},
-		{"services that are gone in the wrong order", "\x03\x07" + change + report + "\x00\x02\x01b\x01a" + none[4:], refusedOrder},
-		{"more targets that are gone than there are", "\x03\x07" + change + report + "\x00\x00\xff\xff\xff\xff", refusedMalformed},
-		{"targets that are gone in the wrong order", "\x03\x07" + change + report + "\x00\x00" + two[4:] + number9 + number8, refusedOrder},
+		{"a change", "\x04\x07" + change + report + "\x00\x00" + none[4:], ""},
+		{"a change of nothing", "\x04\x07" + member + version[:15] + "\x00" + number8 + report + "\x00\x00" + none[4:], refusedMalformed},
+		{"a change into the past", "\x04\x07" + member + version + version[8:] + report + "\x00\x00" + none[4:], refusedMalformed},
+		{"a change without what is gone", "\x04\x07" + change + report, refusedMalformed},
+		{"services that are gone in the wrong order", "\x04\x07" + change + report + "\x00\x02\x01b\x01a" + none[4:], refusedOrder},
+		{"more targets that are gone than there are", "\x04\x07" + change + report + "\x00\x00\xff\xff\xff\xff", refusedMalformed},
+		{"targets that are gone in the wrong order", "\x04\x07" + change + report + "\x00\x00" + two[2:] + number9 + number8, refusedOrder},
 
-		{"versions", "\x03\x08\x00\x01" + member + version, ""},
-		{"a version twice", "\x03\x08\x00\x02" + member + version + member + version, refusedOrder},
-		{"fewer versions than said", "\x03\x08\x00\x02" + member + version, refusedMalformed},
+		{"versions", "\x04\x08\x00\x01" + member + version, ""},
+		{"a version twice", "\x04\x08\x00\x02" + member + version + member + version, refusedOrder},
+		{"fewer versions than said", "\x04\x08\x00\x02" + member + version, refusedMalformed},
 
-		{"a relay", "\x03\x03" + age + record, ""},
-		{"a relay without a record", "\x03\x03" + age, refusedMalformed},
+		{"a relay", "\x04\x03" + age + record, ""},
+		{"a relay without a record", "\x04\x03" + age, refusedMalformed},
 
-		{"a claim", "\x03\x05" + member + number8 + "\x00\x01\xc0\x00\x02\x01", ""},
-		{"a claim without an address", "\x03\x05" + member + number8 + "\x00\x01", refusedMalformed},
-		{"a claim from five bytes", "\x03\x05" + member + number8 + "\x00\x01\xc0\x00\x02\x01\x05", refusedMalformed},
-		{"a claim from IPv4 in IPv6", "\x03\x05" + member + number8 + "\x00\x01" + strings.Repeat("\x00", 10) + "\xff\xff\xc0\x00\x02\x01", refusedMalformed},
-		{"a claim older than time", "\x03\x05" + member + "\xff" + number8[1:] + "\x00\x01\xc0\x00\x02\x01", refusedMalformed},
+		{"a claim", "\x04\x05" + member + number8 + "\x00\x01\xc0\x00\x02\x01", ""},
+		{"a claim without an address", "\x04\x05" + member + number8 + "\x00\x01", refusedMalformed},
+		{"a claim from five bytes", "\x04\x05" + member + number8 + "\x00\x01\xc0\x00\x02\x01\x05", refusedMalformed},
+		{"a claim from IPv4 in IPv6", "\x04\x05" + member + number8 + "\x00\x01" + strings.Repeat("\x00", 10) + "\xff\xff\xc0\x00\x02\x01", refusedMalformed},
+		{"a claim older than time", "\x04\x05" + member + "\xff" + number8[1:] + "\x00\x01\xc0\x00\x02\x01", refusedMalformed},
 
-		{"a state", "\x03\x06\x00\x01" + age + length + record, ""},
-		{"a member twice", "\x03\x06\x00\x02" + age + length + record + age + length + record, refusedOrder},
-		{"fewer records than said", "\x03\x06\x00\x02" + age + length + record, refusedMalformed},
-		{"a record longer than the state", "\x03\x06\x00\x01" + age + "\xff\xff\xff\xff" + record, refusedMalformed},
-		{"a record with room to spare", "\x03\x06\x00\x01" + age + "\x00\x00\x00\x28" + record + "\x00", refusedMalformed},
-		{"a record in a state that is too big", "\x03\x06\x00\x01" + age + "\x00\x10\x00\x00" + strings.Repeat("x", 1<<20), refusedOversize},
-		{"a state that is too big", "\x03\x06\x00\x00" + strings.Repeat("x", maxState), refusedOversize},
+		{"a state", "\x04\x06\x00\x01" + age + length + record, ""},
+		{"a member twice", "\x04\x06\x00\x02" + age + length + record + age + length + record, refusedOrder},
+		{"fewer records than said", "\x04\x06\x00\x02" + age + length + record, refusedMalformed},
+		{"a record longer than the state", "\x04\x06\x00\x01" + age + "\xff\xff\xff\xff" + record, refusedMalformed},
+		{"a record with room to spare", "\x04\x06\x00\x01" + age + "\x00\x00\x00\x28" + record + "\x00", refusedMalformed},
+		{"a record in a state that is too big", "\x04\x06\x00\x01" + age + "\x00\x10\x00\x00" + strings.Repeat("x", 1<<20), refusedOversize},
+		{"a state that is too big", "\x04\x06\x00\x00" + strings.Repeat("x", maxState), refusedOversize},
 	} {
 		if _, got := decode([]byte(tt.message)); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
@@ -346,7 +357,7 @@ func TestAReportThatCannotBeToldIsAnError(t *testing.T) {
 		{"a service without a name", lb.Report{Tables: map[string]lb.Digest{"": 1}}, `service "": names must be 1 to 255 bytes of UTF-8`},
 		{"too much", sample(70_000), "2 tables and 70000 observations take 577543 bytes, at most 524288 can be told: spread the services over several clusters"},
 	} {
-		_, err := encodeReport(normal(tt.report))
+		_, err := encodeReport(normal(tt.report, nil), nil)
 		if err == nil || err.Error() != tt.want {
 			t.Errorf("%s: got %v, want %s", tt.name, err, tt.want)
 		}
@@ -354,8 +365,8 @@ func TestAReportThatCannotBeToldIsAnError(t *testing.T) {
 }
 
 func TestAStateLeavesOutWhatDoesNotFit(t *testing.T) {
-	big := normal(sample(60_000))
-	encoded, err := encodeReport(big)
+	big := normal(sample(60_000), nil)
+	encoded, err := encodeReport(big, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -402,7 +413,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		for _, r := range records {
-			encoded, err := encodeReport(normal(r.report))
+			encoded, err := encodeReport(normal(r.report, nil), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
