@@ -20,6 +20,9 @@ func (p plan) assigned(self string, others []lb.Record) []int {
 	before := make([]int, len(p.targets))  // members of a higher rank
 	holding := make([]int, len(p.targets)) // and those of them that have an opinion
 	own := rank(self)
+	if len(p.observers) == 0 || slices.Max(p.observers) == 0 {
+		others = nil // everybody checks everything, whoever they are
+	}
 	for _, r := range others {
 		theirs := rank(r.Member)
 		higher := make([]bool, len(p.targets))

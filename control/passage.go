@@ -25,7 +25,7 @@ type passage struct {
 	held     []string // backends in no slot that flows are still at here
 	quiet    bool     // no packet has come here for a while that an earlier step mattered to
 
-	tables map[[sha256.Size]byte][]uint16 // of steps that are in use
+	course course
 	laid   laid
 }
 
@@ -95,6 +95,25 @@ func union(a, b lb.History) lb.History {
 	return u
 }
 
+// holds tells whether a union with told would add nothing to h, both canonical: most
+// members tell each other what they have long known.
+func holds(h, told lb.History) bool {
+	steps := h.Steps
+	for _, s := range told.Steps {
+		for len(steps) > 0 && steps[0].Since.Before(s.Since) {
+			steps = steps[1:]
+		}
+		i := 0 // among those of the same moment
+		for i < len(steps) && steps[i].Since.Equal(s.Since) && !steps[i].Equal(s) {
+			i++
+		}
+		if i == len(steps) || !steps[i].Equal(s) {
+			return false
+		}
+	}
+	return !told.Begin.After(h.Begin)
+}
+
 // canonical is a history without what flows have no need of: steps that change nothing, as
 // all members take each, and those before the one that was in force when the oldest flow
 // began.
@@ -123,9 +142,7 @@ func canonical(h lb.History, now time.Time, lifetime time.Duration) lb.History {
 }
 
 func equalHistories(a, b lb.History) bool {
-	return a.Begin.Equal(b.Begin) && slices.EqualFunc(a.Steps, b.Steps, func(x, y lb.Step) bool {
-		return x.Since.Equal(y.Since) && slices.Equal(x.Backends, y.Backends)
-	})
+	return a.Begin.Equal(b.Begin) && slices.EqualFunc(a.Steps, b.Steps, lb.Step.Equal)
 }
 
 // take makes h the history. It tells whether that is news.
@@ -176,6 +193,8 @@ func (p *passage) lay(t *lb.Table, digest lb.Digest, now time.Time) {
 		p.laid = laid{is: true, revision: p.revision, settling: settling, table: digest, alive: t.Alive, tracking: t.Service.Tracking}
 		if t.Service.Tracking == lb.TrackAll || !p.rests() {
 			p.build(t, now, settle)
+		} else {
+			p.course = course{}
 		}
 	}
 	t.Bases = nil
@@ -217,48 +236,56 @@ func (n numbers) of(set []lb.Backend) []uint16 {
 	return list
 }
 
-// among is a table of set by these numbers.
-func (n numbers) among(set []lb.Backend, table []uint16) []uint16 {
-	of := n.of(set)
-	slots := make([]uint16, len(table))
+// stage is a table of set, and who was alive then, by these numbers.
+func (n numbers) stage(since time.Time, alive, set []lb.Backend, table []uint16) track.Stage {
+	of, living := n.of(set), n.of(alive)
+	stage := track.Stage{Since: since, Slots: make([]uint16, len(table)), Alive: make([]bool, len(n))}
 	for i, index := range table {
-		slots[i] = of[index]
+		stage.Slots[i] = of[index]
 	}
-	return slots
+	for _, number := range living {
+		stage.Alive[number] = true
+	}
+	return stage
+}
+
+// course is where a passage's steps have led, but for the last of them, which may yet be
+// told by others as of an earlier time.
+type course struct {
+	track.Course
+	steps  []lb.Step
+	known  numbers
+	tables map[[sha256.Size]byte][]uint16 // of the steps
+}
+
+// follow makes the course that of steps: it goes on, where nothing else has changed than
+// that there are more.
+func (p *passage) follow(service string, steps []lb.Step, size int) {
+	was := p.course.tables
+	done := len(p.course.steps)
+	if p.course.Size() != size || done > len(steps) || !slices.EqualFunc(p.course.steps, steps[:done], lb.Step.Equal) {
+		p.course = course{Course: track.NewCourse(size), known: make(numbers), tables: make(map[[sha256.Size]byte][]uint16)}
+	}
+	for _, s := range steps[len(p.course.steps):] {
+		p.course.Take(p.course.known.stage(s.Since, s.Backends, s.Backends, p.course.table(service, s.Backends, size, was)))
+	}
+	p.course.steps = steps
 }
 
 func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
-	known := make(numbers)
-	steps := p.history.Steps
-	for _, s := range steps {
-		known.of(s.Backends)
+	if len(t.Slots) == 0 {
+		return
 	}
-	living := known.of(t.Alive)
-	last := known.among(t.Backends, t.Slots) // the table as it is
-
-	used := make(map[[sha256.Size]byte][]uint16)
-	var stages []track.Stage
-	add := func(since time.Time, alive []lb.Backend, slots []uint16) {
-		stage := track.Stage{Since: since, Slots: slots, Alive: make([]bool, len(known))}
-		for _, number := range known.of(alive) {
-			stage.Alive[number] = true
-		}
-		stages = append(stages, stage)
-	}
-	n := len(steps)
+	before, since, set := p.history.Steps, now, t.Alive
 	// Else others are a step ahead, or this node is not yet sure of anything.
-	abreast := n > 0 && slices.Equal(steps[n-1].Backends, p.own)
-	for i, s := range steps {
-		if abreast && i == n-1 {
-			add(s.Since, s.Backends, last)
-		} else {
-			add(s.Since, s.Backends, known.among(s.Backends, p.table(t.Service.Name, s.Backends, len(t.Slots), used)))
-		}
+	if n := len(before); n > 0 && slices.Equal(before[n-1].Backends, p.own) {
+		before, since, set = before[:n-1], before[n-1].Since, p.own
 	}
-	if !abreast {
-		add(now, t.Alive, last)
-	}
-	p.tables = used
+	p.follow(t.Service.Name, before, len(t.Slots))
+	known := p.course.known
+	living := known.of(t.Alive)
+	last := p.course.Clone()
+	last.Take(known.stage(since, set, t.Backends, t.Slots)) // the table as it is
 
 	place := make([]uint16, len(known)) // of the living, among Alive
 	for i, number := range living {
@@ -266,7 +293,7 @@ func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
 	}
 	p.laid.bases = make([]lb.Base, len(t.Slots))
 	var all, whole []byte // what the digests are of
-	for i, slot := range track.Bases(stages, len(t.Slots), now, settle) {
+	for i, slot := range last.Slots(now, settle) {
 		base := lb.Base{Backend: place[slot.Base], InTransition: slot.InTransition, Settling: slot.Settling}
 		if t.Service.Tracking == lb.TrackAll {
 			base.InTransition = true
@@ -307,7 +334,7 @@ func (c *Controller) pass(d *decision, records, others []lb.Record, now time.Tim
 	}
 	h := p.history
 	for _, r := range records {
-		if told, there := r.Report.Steps[name]; there && r.Member != c.Node {
+		if told, there := r.Report.Steps[name]; there && r.Member != c.Node && !holds(h, told) {
 			h = union(h, told)
 		}
 	}
@@ -428,24 +455,22 @@ func (c *Controller) keepHistories() {
 	}
 }
 
-// table is that of a step.
-func (p *passage) table(service string, set []lb.Backend, size int, used map[[sha256.Size]byte][]uint16) []uint16 {
+// table is that of a step, built anew unless there was one.
+func (c *course) table(service string, set []lb.Backend, size int, was map[[sha256.Size]byte][]uint16) []uint16 {
 	var members []byte
 	for _, b := range set {
 		members = append(append(members, b.Name...), 0)
 		members = binary.BigEndian.AppendUint64(members, uint64(b.Weight))
 	}
 	key := sha256.Sum256(members)
-	table, built := p.tables[key]
+	table, built := was[key]
 	if !built || len(table) != size && len(table) > 0 {
 		weighted := make([]maglev.Backend, len(set))
 		for i, b := range set {
 			weighted[i] = maglev.Backend{Name: b.Name, Weight: b.Weight}
 		}
-		if size > 0 {
-			table = maglev.Table(service, weighted, size)
-		}
+		table = maglev.Table(service, weighted, size)
 	}
-	used[key] = table
+	c.tables[key] = table
 	return table
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
+	"github.com/halfproxy/halfproxy/maglev"
 )
 
 // randomHistory has steps at whole seconds, some of them at the same one.
@@ -61,6 +62,48 @@ func TestMembersComeToHoldTheSameSteps(t *testing.T) {
 		if !equalHistories(members[0], members[1]) || !equalHistories(members[0], members[2]) {
 			t.Fatalf("history %d (seed %d): got\n%v\n%v\n%v\nof\n%v\n%v\n%v", n, seed, members[0], members[1], members[2], first[0], first[1], first[2])
 		}
+	}
+}
+
+// TestBasesAreTheSameHoweverTheStepsCame: one after the other, or all at once.
+func TestBasesAreTheSameHoweverTheStepsCame(t *testing.T) {
+	const seed, lifetime, settle = 1, 8 * time.Second, 2 * time.Second
+	random := rand.New(rand.NewPCG(seed, 0))
+	start := time.Unix(1_700_000_000, 0).UTC()
+	transitions := 0
+	for n := range 300 {
+		p, now := &passage{}, start.Add(10*time.Second)
+		for round := range 8 {
+			now = now.Add(time.Duration(random.IntN(4)) * time.Second)
+			if random.IntN(3) == 0 {
+				p.take(union(p.history, randomHistory(random, now.Add(-9*time.Second))), now, lifetime)
+			}
+			var alive []lb.Backend
+			for b := range 3 {
+				if random.IntN(4) > 0 {
+					alive = append(alive, lb.Backend{Name: fmt.Sprint("b", b), Weight: 100})
+				}
+			}
+			table := lb.Table{Service: lb.Service{Name: "web", FlowLifetime: 4 * settle}, Backends: alive, Alive: alive}
+			var weighted []maglev.Backend
+			for _, b := range alive {
+				weighted = append(weighted, maglev.Backend{Name: b.Name, Weight: b.Weight})
+			}
+			table.Slots = maglev.Table("web", weighted, 1021)
+			p.step(alive, now, lifetime)
+			fresh, again := &passage{history: p.history, own: p.own, known: true}, table
+			p.lay(&table, table.Digest(), now)
+			fresh.lay(&again, again.Digest(), now)
+			if !slices.Equal(table.Bases, again.Bases) || p.laid.digest != fresh.laid.digest || p.laid.whole != fresh.laid.whole {
+				t.Fatalf("passage %d, round %d (seed %d): the bases of %v depend on how its steps came", n, round, seed, p.history)
+			}
+			if table.Bases != nil {
+				transitions++
+			}
+		}
+	}
+	if transitions < 300 {
+		t.Errorf("only %d tables were in transition", transitions)
 	}
 }
 
