@@ -222,6 +222,7 @@ func (d *Dataplane) learn(b *backend, f lb.FlowRecord, at time.Time) error {
 	if err := d.write(f.Key, r); err != nil {
 		return fmt.Errorf("write a record: %w", err)
 	}
+	d.records.learned++
 	return nil
 }
 

@@ -18,6 +18,7 @@ var (
 	deniedDesc         = prometheus.NewDesc("halfproxy_denied_prefixes", "Prefixes on the deny list.", nil, nil)
 	recordsDesc        = prometheus.NewDesc("halfproxy_flow_records", "Records of flows that are held.", nil, nil)
 	recordsRoomDesc    = prometheus.NewDesc("halfproxy_flow_records_max", "Records of flows that there is room for.", nil, nil)
+	recordEventsDesc   = prometheus.NewDesc("halfproxy_flow_records_total", "Records of flows that packets here made, that were refused since too many were made at once, and that were learned from other members.", []string{"event"}, nil)
 	trackedDesc        = prometheus.NewDesc("halfproxy_tracked_packets_total", "Packets of slots in transition, by what their backend was chosen by: a new record (recorded), their flow's record, or the slot's base or current backend; refused are those that got no record because too many were made.", []string{"by"}, nil)
 	backendRecordsDesc = prometheus.NewDesc("halfproxy_backend_flow_records", "Records of flows that lead to a backend, of services with slots in transition.", []string{"service", "backend"}, nil)
 	backendFlowsDesc   = prometheus.NewDesc("halfproxy_backend_flows_total", "New flows of TCP and SCTP forwarded to a backend.", []string{"service", "backend"}, nil)
@@ -60,7 +61,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		packetsDesc,
 		servicePacketsDesc, serviceBytesDesc, serviceFlowsDesc, quicPacketsDesc,
 		backendPacketsDesc, backendBytesDesc, backendFlowsDesc,
-		deniedDesc, recordsDesc, recordsRoomDesc, trackedDesc, backendRecordsDesc,
+		deniedDesc, recordsDesc, recordsRoomDesc, recordEventsDesc, trackedDesc, backendRecordsDesc,
 	} {
 		ch <- desc
 	}
@@ -87,6 +88,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	r := stats.Records
 	gauge(recordsDesc, r.Held)
 	gauge(recordsRoomDesc, r.Room)
+	for event, n := range map[string]uint64{"made": r.Recorded, "refused": r.Refused, "learned": r.Learned} {
+		counter(recordEventsDesc, n, event)
+	}
 	for by, n := range map[string]uint64{"recorded": r.Recorded, "refused": r.Refused, "record": r.ByRecord, "base": r.ByBase, "current": r.ByCurrent} {
 		counter(trackedDesc, n, by)
 	}

@@ -3,6 +3,7 @@ package xdp
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -107,4 +108,31 @@ halfproxy_service_packets_total{service="web"} 4
 		t.Fatalf("New after Close on one registry: %v", err)
 	}
 	must(t, again.Close())
+}
+
+func TestEventsOfFlowRecordsAreCounted(t *testing.T) {
+	needRoot(t)
+	registry := prometheus.NewPedanticRegistry()
+	d, err := New(Config{Registerer: registry, FlowRecords: 1600})
+	must(t, err)
+	t.Cleanup(func() { must(t, d.Close()) })
+	setWays(d, tracked...)
+	apply(t, d, moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved))
+	chosenFor(t, d, packet.TCP(client4, vips(1)[0], packet.SYN))
+	chosenFor(t, d, packet.TCP(client6, vips(1)[1], packet.SYN))
+	d.store.pace.Next = monotonic(t) + uint64(time.Hour)
+	chosenFor(t, d, packet.TCP("198.51.100.8:1", vips(1)[0], packet.SYN))
+	backend := d.store.ids[d.services["web"].members[tracked[0]].entry()]
+	must(t, d.LearnFlows([]lb.FlowRecord{{Key: 1, Backend: backend}, {Key: 2, Backend: backend}, {Key: 3, Backend: backend}}))
+
+	want := `
+# HELP halfproxy_flow_records_total Records of flows that packets here made, that were refused since too many were made at once, and that were learned from other members.
+# TYPE halfproxy_flow_records_total counter
+halfproxy_flow_records_total{event="learned"} 3
+halfproxy_flow_records_total{event="made"} 2
+halfproxy_flow_records_total{event="refused"} 1
+`
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "halfproxy_flow_records_total"); err != nil {
+		t.Error(err)
+	}
 }

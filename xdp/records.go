@@ -56,6 +56,7 @@ type records struct {
 	owners map[uint64]*backend
 
 	foretold []foretold // guarded by Dataplane.mu, as what stands above
+	learned  uint64     // records of other nodes that were taken; likewise
 
 	sharing sync.Mutex // guards what follows; taken before Dataplane.mu
 	fresh   *ringbuf.Reader
@@ -461,6 +462,7 @@ type RecordStats struct {
 	// have, but there were too many at once. The others went by their flow's record, or
 	// without one to the slot's base or current backend.
 	Recorded, Refused, ByRecord, ByBase, ByCurrent uint64
+	Learned                                        uint64 // records of other nodes that were taken
 }
 
 // Use is what a backend is of use for, while its service has slots in transition: as of the
@@ -472,7 +474,7 @@ type Use struct {
 
 // recordStats needs d.mu.
 func (d *Dataplane) recordStats() (RecordStats, error) {
-	stats := RecordStats{Held: d.records.held, Room: int(d.records.m.MaxEntries())}
+	stats := RecordStats{Held: d.records.held, Room: int(d.records.m.MaxEntries()), Learned: d.records.learned}
 	for how, count := range map[bpfTracked]*uint64{
 		bpfTrackedTRACKED_RECORDED: &stats.Recorded, bpfTrackedTRACKED_REFUSED: &stats.Refused,
 		bpfTrackedTRACKED_BY_RECORD: &stats.ByRecord, bpfTrackedTRACKED_BY_BASE: &stats.ByBase, bpfTrackedTRACKED_BY_CURRENT: &stats.ByCurrent,

@@ -130,6 +130,34 @@ services: [{name: web, vips: [203.0.113.10], ports: [tcp/80], backends: [{name: 
 	return node, back
 }
 
+// What other programs may rely on, by name and labels.
+func TestMetricsThatStayPutAreThere(t *testing.T) {
+	node, _ := registered(t)
+	for name, labels := range map[string]string{
+		"halfproxy_packets_total":               "verdict",
+		"halfproxy_service_packets_total":       "service",
+		"halfproxy_service_bytes_total":         "service",
+		"halfproxy_backend_packets_total":       "service,backend",
+		"halfproxy_backend_bytes_total":         "service,backend",
+		"halfproxy_backend_up":                  "service,backend",
+		"halfproxy_check_duration_seconds":      "service,backend",
+		"halfproxy_bgp_peer_up":                 "peer",
+		"halfproxy_bfd_peer_up":                 "peer",
+		"halfproxy_vip_announced":               "vip",
+		"halfproxy_cluster_members":             "state",
+		"halfproxy_table_digest_mismatch":       "service",
+		"halfproxy_config_mismatch":             "",
+		"halfproxy_flow_records":                "",
+		"halfproxy_flow_records_total":          "event",
+		"halfproxy_table_swap_duration_seconds": "",
+		"halfproxy_build_info":                  "version",
+	} {
+		if m, there := node[name]; !there || m.labels != labels {
+			t.Errorf("%s: there %t, labels %q, want %q", name, there, m.labels, labels)
+		}
+	}
+}
+
 func TestMetricsAreDocumentedAndWhatIsAskedForExists(t *testing.T) {
 	node, back := registered(t)
 	const path = "../../docs/metrics.md"
