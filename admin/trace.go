@@ -28,13 +28,13 @@ const maxConnectionID = 20
 // ParseFlow reads a flow as people write it: tcp 198.51.100.7:31337
 // 203.0.113.10:80. A QUIC connection ID is in hexadecimal, empty for none.
 func ParseFlow(protocol, source, destination, connectionID string) (f Flow, err error) {
-	switch protocol {
-	case lb.TCP.String():
-		f.Protocol = lb.TCP
-	case lb.UDP.String():
-		f.Protocol = lb.UDP
-	default:
-		return Flow{}, fmt.Errorf("protocol %q is unknown: use tcp or udp", protocol)
+	for _, p := range []lb.Protocol{lb.TCP, lb.UDP, lb.SCTP, lb.UDPLite} {
+		if strings.EqualFold(protocol, p.String()) {
+			f.Protocol = p
+		}
+	}
+	if f.Protocol == 0 {
+		return Flow{}, fmt.Errorf("protocol %q is unknown: use tcp, udp, sctp or udplite", protocol)
 	}
 	if f.Source, err = parseEnd("source", source); err != nil {
 		return Flow{}, err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"maps"
 	"net"
 	"net/netip"
@@ -57,8 +58,8 @@ func (d *Dataplane) Trace(protocol lb.Protocol, source, destination netip.AddrPo
 	if !source.IsValid() || !destination.IsValid() || source.Addr().Is4() != destination.Addr().Is4() {
 		return Trace{}, fmt.Errorf("trace from %s to %s: two addresses of one family are needed", source, destination)
 	}
-	if protocol != lb.TCP && protocol != lb.UDP {
-		return Trace{}, fmt.Errorf("trace %s: only tcp and udp have flows", protocol)
+	if portHeader(protocol) == 0 {
+		return Trace{}, fmt.Errorf("trace %s: only tcp, udp, sctp and udplite have flows", protocol)
 	}
 	if len(connectionID) > 0 && protocol != lb.UDP {
 		return Trace{}, fmt.Errorf("trace %s with a connection ID: QUIC is spoken over udp", protocol)
@@ -289,7 +290,21 @@ const (
 	ipv6Header     = 40
 	tcpHeader      = 20
 	udpHeader      = 8
+	sctpHeader     = 12
 )
+
+// portHeader is the length of a header with ports; 0: the protocol has none.
+func portHeader(protocol lb.Protocol) int {
+	switch protocol {
+	case lb.TCP:
+		return tcpHeader
+	case lb.UDP, lb.UDPLite:
+		return udpHeader
+	case lb.SCTP:
+		return sctpHeader
+	}
+	return 0
+}
 
 // xdpTX is the action that sends a packet out by the interface it came by.
 const xdpTX = 3
@@ -305,23 +320,29 @@ func afterEthernet(frame []byte) []byte {
 }
 
 // flowFrame is a packet of the flow, as a router would hand it on: a TCP
-// acknowledgement or a UDP datagram with an even number of bytes.
+// acknowledgement, a UDP datagram with an even number of bytes, an empty one of
+// UDP-Lite, or SCTP's header alone.
 func flowFrame(to [6]byte, protocol lb.Protocol, source, destination netip.AddrPort, datagram []byte) []byte {
-	transport, sum := append(make([]byte, udpHeader), datagram...), 6
-	if protocol == lb.TCP {
-		transport, sum = make([]byte, tcpHeader), 16
-		transport[12] = tcpHeader / 4 << 4
-		transport[13] = 0x10 // ACK
-		binary.BigEndian.PutUint16(transport[14:], 1<<15)
-	}
+	transport := append(make([]byte, portHeader(protocol)), datagram...)
 	binary.BigEndian.PutUint16(transport, source.Port())
 	binary.BigEndian.PutUint16(transport[2:], destination.Port())
 	addresses := append(source.Addr().AsSlice(), destination.Addr().AsSlice()...)
-	if protocol == lb.UDP {
+	pseudo := append(slices.Clone(addresses), 0, byte(protocol), 0, byte(len(transport)))
+	sum := 6
+	switch protocol {
+	case lb.TCP:
+		transport[12] = tcpHeader / 4 << 4
+		transport[13] = 0x10 // ACK
+		binary.BigEndian.PutUint16(transport[14:], 1<<15)
+		sum = 16
+	case lb.UDP, lb.UDPLite: // there it is what the checksum covers
 		binary.BigEndian.PutUint16(transport[4:], uint16(len(transport)))
 	}
-	pseudo := append(slices.Clone(addresses), 0, byte(protocol), 0, byte(len(transport)))
-	binary.BigEndian.PutUint16(transport[sum:], checksum(append(pseudo, transport...)))
+	if protocol == lb.SCTP {
+		binary.LittleEndian.PutUint32(transport[8:], crc32.Checksum(transport, crc32.MakeTable(crc32.Castagnoli)))
+	} else {
+		binary.BigEndian.PutUint16(transport[sum:], checksum(append(pseudo, transport...)))
+	}
 
 	const ttl = 64
 	frame := append(slices.Clone(to[:]), 0x02, 0, 0, 0, 0, 0x01) // from a locally administered MAC address

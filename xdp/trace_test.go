@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -192,11 +193,29 @@ func TestWhatIsNoFlowIsNotTraced(t *testing.T) {
 	}{
 		{lb.TCP, at(client4), at(vip6), "two addresses of one family are needed"},
 		{lb.TCP, netip.AddrPort{}, at(vip4), "two addresses of one family are needed"},
-		{lb.Protocol(1), at(client4), at(vip4), "only tcp and udp have flows"},
+		{lb.Protocol(1), at(client4), at(vip4), "only tcp, udp, sctp and udplite have flows"},
 	} {
 		if _, err := d.Trace(tt.protocol, tt.source, tt.destination); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s %s > %s: got %v, want it to hold %q", tt.protocol, tt.source, tt.destination, err, tt.want)
 		}
+	}
+}
+
+func TestProtocolsOfAllServicesAreTraced(t *testing.T) {
+	d := newDataplane(t)
+	d.setWay("203.0.113.1", way{mac: backendMAC, source: node4, ifindex: 1, mtu: 1500})
+	apply(t, d, others(lb.IPIP, 4, "203.0.113.1"))
+	for _, protocol := range []lb.Protocol{lb.SCTP, lb.UDPLite} {
+		for n, client := range []string{client4, client6} {
+			vip := vips(4)[n]
+			got, want := trace(t, d, protocol, client, vip), flowHash(testKey(), packet.TCP(client, vip))
+			if got.Verdict != Forwarded || got.Service != "others" || got.Backend != "203.0.113.1" || got.Hash != want {
+				t.Errorf("%s to %s: got %+v, want it forwarded by hash %#x", protocol, vip, got, want)
+			}
+		}
+	}
+	if got := trace(t, d, lb.SCTP, client4, "192.0.2.4:444"); got.Why != "no service has 192.0.2.4 sctp/444: the packet passes to the kernel" {
+		t.Errorf("another port: got %q", got.Why)
 	}
 }
 
@@ -208,16 +227,22 @@ func TestAFlowsPacketIsWhatAHostWouldSend(t *testing.T) {
 		source, destination string
 	}{
 		{lb.TCP, client4, vip4}, {lb.UDP, client4, vip4}, {lb.TCP, client6, vip6}, {lb.UDP, client6, vip6},
+		{lb.SCTP, client4, vip4}, {lb.SCTP, client6, vip6}, {lb.UDPLite, client4, vip4}, {lb.UDPLite, client6, vip6},
 	} {
 		frame := flowFrame([6]byte{}, tt.protocol, netip.MustParseAddrPort(tt.source), netip.MustParseAddrPort(tt.destination), nil)
 		decoded := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 		if failed := decoded.ErrorLayer(); failed != nil {
 			t.Errorf("%s to %s: %v", tt.protocol, tt.destination, failed.Error())
 		}
-		if l, tcp := decoded.TransportLayer().(*layers.TCP); tcp {
+		switch l := decoded.TransportLayer().(type) {
+		case *layers.TCP:
 			must(t, l.SetNetworkLayerForChecksum(decoded.NetworkLayer()))
-		} else {
-			must(t, decoded.TransportLayer().(*layers.UDP).SetNetworkLayerForChecksum(decoded.NetworkLayer()))
+		case *layers.UDP:
+			must(t, l.SetNetworkLayerForChecksum(decoded.NetworkLayer()))
+		case *layers.UDPLite:
+			if l.ChecksumCoverage != 8 || checksum(slices.Concat(decoded.NetworkLayer().NetworkFlow().Src().Raw(), decoded.NetworkLayer().NetworkFlow().Dst().Raw(), []byte{0, 136, 0, 8}, l.Contents)) != 0 {
+				t.Errorf("UDP-Lite to %s: %x covers %d bytes, want a sum of zero over 8", tt.destination, l.Contents, l.ChecksumCoverage)
+			}
 		}
 		if err, wrong := decoded.VerifyChecksums(); err != nil || len(wrong) > 0 {
 			t.Errorf("%s to %s: checksums %v, %v, want them right", tt.protocol, tt.destination, wrong, err)
