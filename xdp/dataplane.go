@@ -288,7 +288,7 @@ func (d *Dataplane) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	return d.watch(ctx)
+	return d.watch(ctx, newPathErrors(d, &keeper))
 }
 
 // Process puts one frame through the loaded program and gives its verdict and

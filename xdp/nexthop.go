@@ -558,10 +558,10 @@ func (d *Dataplane) refresh() error {
 	return err
 }
 
-// watch follows the kernel's events until ctx ends.
-func (d *Dataplane) watch(ctx context.Context) error {
+// watch follows the kernel's events, and routers' errors, until ctx ends.
+func (d *Dataplane) watch(ctx context.Context, errs *pathErrors) error {
 	for {
-		err := d.listen(ctx)
+		err := d.listen(ctx, errs)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -575,7 +575,7 @@ func (d *Dataplane) watch(ctx context.Context) error {
 	}
 }
 
-func (d *Dataplane) listen(ctx context.Context) error {
+func (d *Dataplane) listen(ctx context.Context, errs *pathErrors) error {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_NEIGH, unix.RTNLGRP_LINK,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
 	if err != nil {
@@ -583,7 +583,7 @@ func (d *Dataplane) listen(ctx context.Context) error {
 	}
 	events := make(chan []syscall.NetlinkMessage)
 	failed := make(chan error, 1)
-	ctx, cancel := context.WithCancel(ctx)
+	receiving, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
 		socket.Close()
@@ -592,13 +592,14 @@ func (d *Dataplane) listen(ctx context.Context) error {
 	}()
 	go func() {
 		defer close(events)
-		failed <- receive(ctx, socket, events)
+		failed <- receive(receiving, socket, events)
 	}()
 
 	look := func() {
 		if err := d.refresh(); err != nil {
 			d.log.Warn("next hops not brought up to date, will retry", "err", err)
 		}
+		errs.listen(ctx)
 	}
 	look() // what happened before the first event
 	ticker := time.NewTicker(resync)
