@@ -310,6 +310,26 @@ func TestPackets(t *testing.T) {
 		{name: "version 6 in an IPv4 frame", in: tcp(c4, web, packet.IPByte(0, 0x65)), verdict: Malformed},
 		{name: "version 4 in an IPv6 frame", in: tcp(c6, web6, packet.IPByte(0, 0x40)), verdict: Malformed},
 	}
+	// What is encapsulated already, for a backend or for this node, is nobody's service.
+	for _, way := range ways[1:] {
+		for n, client := range []string{client4, client6} {
+			outer := packet.WithMACs("00:00:00:00:00:00", "02:00:00:00:00:cc", way.send(tcp(client, way.vips[n]), 7))
+			verdict := OtherProtocol
+			if strings.HasPrefix(way.name, "gue") {
+				verdict = NotVIP
+			}
+			to := netip.MustParseAddr(node6)
+			at := 14 + 24
+			if outer[14]>>4 == 4 {
+				to, at = netip.MustParseAddr(node4), 14+16
+			}
+			here := slices.Clone(outer)
+			copy(here[at:], to.AsSlice())
+			rows = append(rows,
+				row{name: fmt.Sprintf("%s already, to a backend, IPv%d inside", way.name, 4+2*n), in: outer, verdict: verdict},
+				row{name: fmt.Sprintf("%s already, to this node, IPv%d inside", way.name, 4+2*n), in: here, verdict: verdict})
+		}
+	}
 	for _, way := range ways[3:] {
 		out := func(frame []byte) []byte { return way.send(frame, flowHash(testKey(), frame)) }
 
