@@ -123,7 +123,7 @@ func sharingSpeed(b *testing.B) {
 			}
 		}
 		begin := time.Now()
-		list, err := from.FreshFlows(2 * each)
+		list, err := from.FreshFlows(b.Context(), 2*each)
 		must(b, err)
 		heard = append(heard, float64(time.Since(begin).Nanoseconds())/float64(len(list)))
 		begin = time.Now()

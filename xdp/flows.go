@@ -1,11 +1,11 @@
 package xdp
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"time"
 
@@ -39,9 +39,25 @@ func (r *records) nextTurn() turn {
 }
 
 func (r *records) tellAgain(list []lb.FlowRecord) {
+	if len(list) == 0 {
+		return
+	}
+	r.sharing.Lock()
+	r.again = append(r.again, list[:min(len(list), mostAgain-len(r.again))]...)
+	r.sharing.Unlock()
+	_ = r.fresh.Flush() // FreshFlows need not wait for more; it fails when closed
+}
+
+// takeAgain gives up to n of what tellAgain was given.
+func (r *records) takeAgain(n int) []lb.FlowRecord {
 	r.sharing.Lock()
 	defer r.sharing.Unlock()
-	r.again = append(r.again, list[:min(len(list), mostAgain-len(r.again))]...)
+	n = min(n, len(r.again))
+	list := slices.Clone(r.again[:n])
+	if r.again = r.again[n:]; len(r.again) == 0 {
+		r.again = nil
+	}
+	return list
 }
 
 // name gives the backend at an address its name.
@@ -62,33 +78,19 @@ func (s judgedService) flow(key uint64, r bpfRecord, now uint16) lb.FlowRecord {
 	}
 }
 
-// FreshFlows gives the records that the others are to hear of, up to n: of flows that have
-// begun and go on, and, once in a while, of those that still do.
-func (d *Dataplane) FreshFlows(n int) ([]lb.FlowRecord, error) {
+// FreshFlows waits until there are records that the others are to hear of, or ctx ends, and
+// gives up to n of them: of flows that have begun and go on, and, once in a while, of those
+// that still do. One caller at a time.
+func (d *Dataplane) FreshFlows(ctx context.Context, n int) ([]lb.FlowRecord, error) {
 	r := d.records
-	r.sharing.Lock()
-	defer r.sharing.Unlock()
-	take := min(n, len(r.again))
-	list := slices.Clone(r.again[:take])
-	r.again = r.again[take:]
-	if len(r.again) == 0 {
-		r.again = nil
+	defer context.AfterFunc(ctx, func() { _ = r.fresh.Flush() })()
+	list := r.takeAgain(n)
+	told, err := r.hear(n-len(list), len(list) == 0)
+	if err != nil {
+		return list, fmt.Errorf("read what records were confirmed: %w", err)
 	}
-	if r.fresh.AvailableBytes() == 0 {
-		return list, nil
-	}
-	var sample ringbuf.Record
-	var told []confirmed
-	r.fresh.SetDeadline(time.Unix(1, 0)) // what is there now
-	for len(list)+len(told) < n {
-		err := r.fresh.ReadInto(&sample)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		}
-		if err != nil {
-			return list, fmt.Errorf("read what records were confirmed: %w", err)
-		}
-		told = append(told, readNews(sample.RawSample))
+	if len(told) == 0 {
+		return append(list, r.takeAgain(n-len(list))...), nil
 	}
 	// Only now: what was confirmed just after tables turned is of these.
 	j := d.judgeNow(time.Now())
@@ -100,8 +102,26 @@ func (d *Dataplane) FreshFlows(n int) ([]lb.FlowRecord, error) {
 	return list, nil
 }
 
+// hear gives up to n records that the program tells of, and waits for the first one, if it
+// is to, or for somebody to flush. The kernel wakes who waits when it tells of a record
+// after all those before were read: who comes back late has cost it one such call.
+func (r *records) hear(n int, wait bool) (told []confirmed, err error) {
+	var sample ringbuf.Record
+	for len(told) < n && (wait || r.fresh.AvailableBytes() > 0) {
+		err := r.fresh.ReadInto(&sample)
+		if errors.Is(err, ringbuf.ErrFlushed) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		told, wait = append(told, readNews(sample.RawSample)), false
+	}
+	return told, nil
+}
+
 // judgeNow is newJudge, made anew only after Apply: news comes some hundred times a second,
-// and there may be thousands of backends. It needs records.sharing.
+// and there may be thousands of backends.
 func (d *Dataplane) judgeNow(now time.Time) judge {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -55,15 +55,16 @@ type records struct {
 	held   int       // when last counted
 	owners map[uint64]*backend
 
-	foretold []foretold // guarded by Dataplane.mu, as what stands above
-	learned  uint64     // records of other nodes that were taken; likewise
+	foretold []foretold
+	learned  uint64 // records of other nodes that were taken
+	judge    judge  // as of
+	judged   uint64 // this Dataplane.applied; guarded by Dataplane.mu, as what stands above
 
-	sharing sync.Mutex // guards what follows; taken before Dataplane.mu
-	fresh   *ringbuf.Reader
+	fresh *ringbuf.Reader
+
+	sharing sync.Mutex      // guards what follows
 	again   []lb.FlowRecord // to be told of once more
 	round   uint64
-	judge   judge  // as of
-	judged  uint64 // this Dataplane.applied
 }
 
 // newRecords has the program make a sixteenth of all records in a second at most: those

@@ -493,6 +493,53 @@ func TestATraceSaysWhatAFlowGoesByAndChangesNothing(t *testing.T) {
 	}
 }
 
+// freshFlows gives what there is to tell the others.
+func freshFlows(t *testing.T, d *Dataplane) (list []lb.FlowRecord) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer stop()
+	for ctx.Err() == nil && len(list) == 0 {
+		var err error
+		list, err = d.FreshFlows(ctx, 10)
+		must(t, err)
+	}
+	return list
+}
+
+// TestRecordsAreToldOfAtOnce: whoever waits for them is woken, and not before.
+func TestRecordsAreToldOfAtOnce(t *testing.T) {
+	d := newDataplane(t)
+	setWays(d, tracked...)
+	apply(t, d, moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved))
+	heard := make(chan int)
+	go func() {
+		defer close(heard)
+		for t.Context().Err() == nil {
+			if list, err := d.FreshFlows(t.Context(), 10); err != nil || len(list) > 0 {
+				heard <- len(list)
+			}
+		}
+	}()
+	for i := range 3 {
+		client := fmt.Sprintf("198.51.100.7:%d", 1000+i)
+		chosenFor(t, d, packet.TCP(client, vips(1)[0], packet.SYN))
+		select {
+		case n := <-heard:
+			t.Fatalf("flow %d: %d records are told of after its SYN, which may be one of a flood", i, n)
+		case <-time.After(20 * time.Millisecond):
+		}
+		chosenFor(t, d, packet.TCP(client, vips(1)[0], packet.ACK))
+		select {
+		case n := <-heard:
+			if n != 1 {
+				t.Errorf("flow %d: %d records are told of, want its own", i, n)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("flow %d: nobody was woken for its record", i)
+		}
+	}
+}
+
 // TestRecordsAreWorthTheSameOnAnotherNode: with other numbers for everything, in another
 // order of services and backends.
 func TestRecordsAreWorthTheSameOnAnotherNode(t *testing.T) {
@@ -507,17 +554,17 @@ func TestRecordsAreWorthTheSameOnAnotherNode(t *testing.T) {
 	syn, ack := packet.TCP(client4, vip, packet.SYN), packet.TCP(client4, vip, packet.ACK)
 
 	chosenFor(t, a, syn)
-	if list, err := a.FreshFlows(10); err != nil || len(list) != 0 {
-		t.Errorf("after a SYN: got %v, %v, want nothing: it may be one of a flood", list, err)
+	if list := freshFlows(t, a); len(list) != 0 {
+		t.Errorf("after a SYN: got %v, want nothing: it may be one of a flood", list)
 	}
 	if got := chosenFor(t, b, ack); got != baseBackendOf {
 		t.Fatalf("the other node, told of nothing: went to backend %d, want %d", got, baseBackendOf)
 	}
 	chosenFor(t, a, ack)
 	chosenFor(t, a, ack)
-	list, err := a.FreshFlows(10)
-	if err != nil || len(list) != 1 {
-		t.Fatalf("after an ACK: got %v, %v, want the one record", list, err)
+	list := freshFlows(t, a)
+	if len(list) != 1 {
+		t.Fatalf("after an ACK: got %v, want the one record", list)
 	}
 	must(t, b.LearnFlows(append(list, lb.FlowRecord{Key: 1, Backend: 2}))) // one of a backend that it does not have
 	_, r, there := recordOf(t, b)
@@ -530,8 +577,8 @@ func TestRecordsAreWorthTheSameOnAnotherNode(t *testing.T) {
 	if _, r, _ := recordOf(t, b); r.State != recordConfirmed {
 		t.Errorf("after the flow has moved there: record %+v, want it its own", r)
 	}
-	if list, err := b.FreshFlows(10); err != nil || len(list) != 0 {
-		t.Errorf("a flow that has moved: got %v, %v, want it told of in its turn only", list, err)
+	if list := freshFlows(t, b); len(list) != 0 {
+		t.Errorf("a flow that has moved: got %v, want it told of in its turn only", list)
 	}
 
 	// A backend that failed meanwhile is told of to nobody.
@@ -540,8 +587,8 @@ func TestRecordsAreWorthTheSameOnAnotherNode(t *testing.T) {
 	without := moving(web, track.Slot{Current: 1, Base: 0, InTransition: true})
 	without.Backends, without.Alive = web.Backends[1:], web.Backends[1:]
 	apply(t, a, without)
-	if list, err := a.FreshFlows(10); err != nil || len(list) != 0 {
-		t.Errorf("after its backend failed: got %v, %v, want nothing", list, err)
+	if list := freshFlows(t, a); len(list) != 0 {
+		t.Errorf("after its backend failed: got %v, want nothing", list)
 	}
 
 	var all []lb.FlowRecord
@@ -556,9 +603,7 @@ func TestRecordsAreWorthTheSameOnAnotherNode(t *testing.T) {
 	told := 0
 	for range turns {
 		must(t, b.reviewRecords(time.Now()))
-		again, err := b.FreshFlows(10)
-		must(t, err)
-		told += len(again)
+		told += len(freshFlows(t, b))
 	}
 	if told != 1 {
 		t.Errorf("told of again %d times in %d reviews, want once", told, turns)

@@ -243,23 +243,25 @@ func (n *node) passNews(ctx context.Context) error {
 
 // shareFlows tells the other members of flows whose backend their tables may not say.
 func (n *node) shareFlows(ctx context.Context) error {
-	const every, most = 10 * time.Millisecond, 1 << 14
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
+	const rest, most = time.Millisecond, 1 << 14 // the program wakes nobody who rests
 	failing := false
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		list, err := n.dataplane.FreshFlows(most)
+		list, err := n.dataplane.FreshFlows(ctx, most)
 		if err != nil && !failing {
 			n.log.Warn("records of flows not shared: flows may break that routers move to another node", "err", err)
 		}
 		failing = err != nil
 		if len(list) > 0 {
 			n.members.ShareFlows(list)
+		}
+		pause := rest
+		if failing {
+			pause = time.Second
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
 		}
 	}
 }

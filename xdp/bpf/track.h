@@ -150,7 +150,7 @@ static __always_inline __u8 life_of(__u32 index)
 
 /*
  * What a packet tells of a flow that has a record. It is written only where it changes. User
- * space looks for what it is to tell the other nodes by itself, some hundred times a second.
+ * space is woken for what it is to tell the other nodes when it has read all before.
  */
 static __always_inline void touch(struct news *news, struct record *record,
 				  const struct packet *packet, __u16 now)
@@ -166,7 +166,7 @@ static __always_inline void touch(struct news *news, struct record *record,
 	record->state = after;
 	if (!(state & (RECORD_CONFIRMED | RECORD_LEARNED))) {
 		news->record = *record;
-		bpf_ringbuf_output(&confirmed, news, sizeof(*news), BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_output(&confirmed, news, sizeof(*news), 0);
 	}
 }
 
