@@ -27,7 +27,7 @@ type change struct {
 // diff gives the change from one report of a member to another, both in their
 // normal form. Orders that are gone are not told of one by one: false.
 func diff(from, to lb.Report) (c change, ok bool) {
-	c.report = lb.Report{Config: to.Config, Settled: to.Settled, Leaving: to.Leaving}
+	c.report = lb.Report{Config: to.Config, Settled: to.Settled, Leaving: to.Leaving, Moving: to.Moving}
 	for service, digest := range to.Tables {
 		if old, there := from.Tables[service]; !there || old != digest {
 			c.report.Tables = with(c.report.Tables, service, digest)

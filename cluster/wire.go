@@ -107,6 +107,7 @@ var refusals = []refusal{
 const (
 	flagLeaving = 1 << iota
 	flagSettled
+	flagMoving
 )
 
 // version orders the records of one member.
@@ -262,6 +263,9 @@ func appendReport(b []byte, report lb.Report) ([]byte, error) {
 	}
 	if report.Settled {
 		flags |= flagSettled
+	}
+	if report.Moving {
+		flags |= flagMoving
 	}
 	b = append(b, flags)
 	b = binary.BigEndian.AppendUint64(b, uint64(report.Config))
@@ -510,10 +514,12 @@ func (r *reader) report() lb.Report {
 		return lb.Report{}
 	}
 	flags := r.uint8()
-	if flags&^(flagLeaving|flagSettled) != 0 {
+	if flags&^(flagLeaving|flagSettled|flagMoving) != 0 {
 		r.fail(refusedMalformed)
 	}
-	report := lb.Report{Leaving: flags&flagLeaving != 0, Settled: flags&flagSettled != 0, Config: lb.Digest(r.uint64())}
+	report := lb.Report{
+		Leaving: flags&flagLeaving != 0, Settled: flags&flagSettled != 0, Moving: flags&flagMoving != 0, Config: lb.Digest(r.uint64()),
+	}
 
 	previous := ""
 	for range r.uint16() {

@@ -39,7 +39,7 @@ func mustRecord(t testing.TB, member string, v version, report lb.Report) *recor
 
 func TestEveryMessageSurvivesTheWire(t *testing.T) {
 	rec := mustRecord(t, "lb1", version{3, 4}, sample(9))
-	leaving := mustRecord(t, "lb2", version{math.MaxInt64, 1}, lb.Report{Leaving: true, Settled: true})
+	leaving := mustRecord(t, "lb2", version{math.MaxInt64, 1}, lb.Report{Leaving: true, Settled: true, Moving: true})
 	for _, m := range []interface{ encode() []byte }{
 		heartbeat{"lb1", version{1, 0}},
 		news{rec},
@@ -127,7 +127,7 @@ func TestAChangeMakesTheLaterReportOfTheEarlierOne(t *testing.T) {
 	const seed = 1
 	random := rand.New(rand.NewPCG(seed, 0))
 	draw := func() lb.Report {
-		r := lb.Report{Config: lb.Digest(random.IntN(2)), Settled: random.IntN(2) == 0, Leaving: random.IntN(2) == 0}
+		r := lb.Report{Config: lb.Digest(random.IntN(2)), Settled: random.IntN(2) == 0, Leaving: random.IntN(2) == 0, Moving: random.IntN(2) == 0}
 		for i := range random.IntN(20) {
 			if random.IntN(3) > 0 {
 				r.Observations = append(r.Observations, drawObservation(random, i))
@@ -263,7 +263,7 @@ func TestWhatIsNoMessageIsRefused(t *testing.T) {
 		{"a record", "\x04\x02" + record, ""},
 		{"a record with sequence 0", "\x04\x02" + member + version[:15] + "\x00" + record[20:], refusedMalformed},
 		{"a record with trailing bytes", "\x04\x02" + record + "\x00", refusedMalformed},
-		{"unknown flags", "\x04\x02" + member + version + "\x04" + config + "\x00\x00" + none, refusedMalformed},
+		{"unknown flags", "\x04\x02" + member + version + "\x08" + config + "\x00\x00" + none, refusedMalformed},
 		{"two tables", "\x04\x02" + head + "\x00\x02\x01a" + number8 + "\x01b" + number8 + none, ""},
 		{"tables in the wrong order", "\x04\x02" + head + "\x00\x02\x01b" + number8 + "\x01a" + number8 + none, refusedOrder},
 		{"a table twice", "\x04\x02" + head + "\x00\x02\x01a" + number8 + "\x01a" + number8 + none, refusedOrder},

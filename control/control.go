@@ -42,6 +42,9 @@ type Dataplane interface {
 	// Holds gives the backends of a service with slots in transition that flows are
 	// still at.
 	Holds(service string) []string
+	// Caution has flows that begin within so long go where every node finds them without
+	// a record. It replaces the one before: 0 ends it.
+	Caution(lasts time.Duration)
 }
 
 // Announcer tells routers which VIPs this node takes packets for.
@@ -82,6 +85,9 @@ type Config struct {
 	// GracefulShutdown is how long the routes of a drain say that they will be
 	// withdrawn (RFC 8326).
 	GracefulShutdown time.Duration
+	// Notice is how long the other members are told before what is planned changes
+	// routes: flows may come to them then. 0: they are not told.
+	Notice time.Duration
 	// Orders are those that were kept by a process before, and KeepOrders keeps all
 	// that there are whenever one is added. Nil: those of the others are all there is.
 	Orders     []lb.Order
@@ -120,6 +126,8 @@ type Controller struct {
 	self      self
 	orders    book
 	passages  map[string]*passage // by service
+	moving    moving
+	heard     map[string]time.Time // members that say that flows move, and since when
 	begun     time.Time
 	done      outcome
 	agreement agreement
@@ -235,7 +243,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-c.woken:
-			c.publish()
+			c.hurry()
 			if due == nil {
 				due = time.After(pause)
 			}
@@ -256,12 +264,15 @@ func (c *Controller) Run(ctx context.Context) error {
 	}
 }
 
-// publish tells the others what this node saw without waiting for tables to be
-// built: the verdict needs a majority, so news is what everybody waits for.
-func (c *Controller) publish() {
+// hurry does what is not to wait for tables to be built. The others are told what this
+// node saw: the verdict needs a majority, so news is what everybody waits for. And
+// somebody may have said that flows move.
+func (c *Controller) hurry() {
 	c.stepping.Lock()
 	defer c.stepping.Unlock()
-	c.Cluster.Publish(c.report(c.current(), c.Checker.Observations(), time.Now()))
+	now := time.Now()
+	c.heed(c.others(c.Cluster.Records(), now), now)
+	c.Cluster.Publish(c.report(c.current(), c.Checker.Observations(), now))
 }
 
 func (c *Controller) current() plan {
@@ -274,7 +285,7 @@ func (c *Controller) report(p plan, observations []lb.Observation, now time.Time
 	return lb.Report{
 		Config: p.digest, Tables: c.done.tables, Observations: observations,
 		Settled: c.self.settle(p, len(c.done.assigned), observations, now), Orders: c.orders.list(),
-		Steps: c.steps(),
+		Steps: c.steps(), Moving: !c.moving.since.IsZero(),
 	}
 }
 
@@ -315,6 +326,10 @@ func (c *Controller) step(ctx context.Context) (changed bool, err error) {
 	}
 	routes, why := announcement(decisions, all)
 	routes = aggregate(c.damp(c.retire(routes, now), why, now), p.aggregates)
+	if c.Notice > 0 {
+		routes = c.forewarn(routes, why, len(others) == 0, now)
+	}
+	c.heed(others, now)
 	c.logCluster(found, len(counting))
 	c.logOrders(now)
 	c.logHeld(why) // before what it is the cause of
@@ -374,7 +389,7 @@ func (c *Controller) retire(routes []lb.Route, now time.Time) []lb.Route {
 			return false
 		}
 		since, was := c.done.leaving[r.Prefix]
-		if !was {
+		if !was || !shutsDown(c.done.routes, r.Prefix) { // it does not say so yet
 			since = now
 		}
 		if now.Sub(since) >= c.GracefulShutdown || !announces(c.done.routes, r.Prefix) {
@@ -402,6 +417,10 @@ func (c *Controller) announce(ctx context.Context, routes []lb.Route) error {
 
 func announces(routes []lb.Route, prefix netip.Prefix) bool {
 	return slices.ContainsFunc(routes, func(r lb.Route) bool { return r.Prefix == prefix })
+}
+
+func shutsDown(routes []lb.Route, prefix netip.Prefix) bool {
+	return slices.ContainsFunc(routes, func(r lb.Route) bool { return r.Prefix == prefix && r.Shutdown })
 }
 
 func prefixes(routes []lb.Route) []lb.VIP {

@@ -32,6 +32,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 //	size N                          how many members there should be
 //	graceful shutdown D             of routes of a drain (first block only)
 //	hold up D                       of routes that were withdrawn (first block only)
+//	notice D                        before routes change (first block only)
 //	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D] [med=N]
 //	                                [tracking=none|all] [flow_lifetime=D]
 //	                                a backend has the same address in all services, in the same net
@@ -41,6 +42,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 //	MEMBER sees X=up Y=down Z=unknown; NAME/X is X as service NAME asks for it;
 //	                                up-4 is up with four steps of a slow start ahead
 //	MEMBER is silent | is heard | is leaving | has just started | has settled
+//	MEMBER changes its routes | has changed its routes
 //	MEMBER has another table of NAME | has another configuration | agrees
 //	data plane fails: WORDS         data plane works
 //	program is gone: WORDS          program is attached
@@ -125,6 +127,7 @@ type world struct {
 	mu         sync.Mutex
 	size       int
 	shutdown   time.Duration
+	notice     time.Duration
 	holdUp     time.Duration
 	services   []lb.Service
 	aggregates []lb.Aggregate
@@ -141,6 +144,7 @@ type world struct {
 	showsOlder bool
 	active     bool // older flows are
 	holds      []string
+	cautious   bool
 	attached   error
 	applyFails error
 	tellFails  error
@@ -164,7 +168,7 @@ func (w *world) start(ctx context.Context) {
 	ctx, w.stop = context.WithCancel(ctx)
 	handler := slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelInfo, ReplaceAttr: withoutTime})
 	w.control = New(Config{
-		Node: "lb1", Size: w.size, PartitionHold: partitionHold, GracefulShutdown: w.shutdown, HoldUp: w.holdUp, Secret: []byte("secret"),
+		Node: "lb1", Size: w.size, PartitionHold: partitionHold, GracefulShutdown: w.shutdown, Notice: w.notice, HoldUp: w.holdUp, Secret: []byte("secret"),
 		Dataplane: w, Announcer: w, Cluster: w, Checker: w, Log: slog.New(handler),
 		Orders: w.kept, KeepOrders: func(all []lb.Order) error { w.kept = all; return nil },
 		Histories: w.keptSteps, KeepHistories: func(all map[string]lb.History) error { w.keptSteps = all; return nil },
@@ -215,6 +219,8 @@ func (w *world) happen(line string) {
 		}
 	case words[0] == "graceful":
 		w.shutdown = w.duration(words[2])
+	case words[0] == "notice":
+		w.notice = w.duration(words[1])
 	case words[0] == "hold":
 		w.holdUp = w.duration(words[2])
 	case words[0] == "service":
@@ -307,6 +313,8 @@ func (w *world) member(name, does string, words []string) {
 		delete(w.fresh, name)
 	case does == "is leaving":
 		r.Report.Leaving = true
+	case does == "changes its routes", does == "has changed its routes":
+		r.Report.Moving = does == "changes its routes"
 	case strings.HasPrefix(does, "has another table of "):
 		w.differs[name] = words[len(words)-1]
 	case does == "has another configuration":
@@ -583,6 +591,15 @@ func (w *world) Strayed(string) time.Time {
 
 func (w *world) Holds(string) []string { return w.holds }
 
+func (w *world) Caution(lasts time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if cautious := lasts > 0; cautious != w.cautious {
+		w.cautious = cautious
+		w.calls = append(w.calls, map[bool]string{true: "cautious", false: "cautious no more"}[cautious])
+	}
+}
+
 // older names whom the table's slots in transition hold flows for.
 func older(t lb.Table) string {
 	if t.Bases == nil {
@@ -633,6 +650,9 @@ func (w *world) Announce(_ context.Context, routes []lb.Route) error {
 func (w *world) Publish(r lb.Report) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if r.Moving != w.report.Moving {
+		w.calls = append(w.calls, map[bool]string{true: "tells that routes change", false: "tells that routes stay"}[r.Moving])
+	}
 	w.report = r
 }
 

@@ -71,6 +71,7 @@ type Report struct {
 	Steps        map[string]History // by service, of those whose flows may be elsewhere than their tables say
 	Settled      bool               // it has seen enough since its start: its observations are votes
 	Leaving      bool               // a planned stop: no votes from here any more
+	Moving       bool               // its routes change, in a moment or lately: routers move flows
 }
 
 // Record is the newest report of one member as some other member holds it.

@@ -47,9 +47,22 @@ type Recorded struct {
 	Known   bool // there is a record, and its backend lives
 }
 
+// Older is what a packet counts as where its flow is not to be taken for new: a first one
+// as those that follow it, so that any node sends all of them one way without a record.
+// quic tells whether those that follow QUIC's Initial say that they do.
+//
+// That is so in a flood, when there is no room for a record; and while routers are about to
+// move flows from node to node, which may be quicker than a new record is.
+func (k Kind) Older(quic bool) Kind {
+	if k == Datagram || k == MayOpen && !quic {
+		return Datagram
+	}
+	return Continues
+}
+
 // Decide gives the backend that a packet goes to, and whether its flow's record is to be
-// written: room says whether there can be a new one.
-func (s Slot) Decide(k Kind, r Recorded, room bool) (backend uint16, record bool) {
+// written.
+func (s Slot) Decide(k Kind, r Recorded) (backend uint16, record bool) {
 	switch {
 	case !s.InTransition:
 		return s.Current, false
@@ -60,13 +73,7 @@ func (s Slot) Decide(k Kind, r Recorded, room bool) (backend uint16, record bool
 	case k == Continues: // it is older than the change, or it would have a record
 		return s.Base, false
 	case k == Datagram && s.Settling: // who sends in this time is taken for older
-		return s.Base, room
-	case k == Datagram: // who is older has a record by now
-		return s.Current, room
-	case room:
-		return s.Current, true
+		return s.Base, true
 	}
-	// Too many flows begin at once. One that goes to the base needs no record: it is as
-	// an older one.
-	return s.Base, false
+	return s.Current, true // a datagram of an older flow has a record by now
 }

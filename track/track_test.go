@@ -21,51 +21,65 @@ func TestDecide(t *testing.T) {
 	back := Slot{Current: current, Base: current, InTransition: true} // A→B→A, or the base failed
 	none, known := Recorded{}, Recorded{Backend: other, Known: true}
 
-	const full, room = false, true
 	for _, tt := range []struct {
 		name     string
 		slot     Slot
 		kind     Kind
 		recorded Recorded
-		room     bool
 
 		backend uint16
 		record  bool
 	}{
-		{"a slot at rest asks nobody: TCP's SYN", rest, Opens, known, room, current, false},
-		{"a slot at rest asks nobody: other TCP", rest, Continues, known, room, current, false},
-		{"a slot at rest asks nobody: a datagram", rest, Datagram, known, room, current, false},
+		{"a slot at rest asks nobody: TCP's SYN", rest, Opens, known, current, false},
+		{"a slot at rest asks nobody: other TCP", rest, Continues, known, current, false},
+		{"a slot at rest asks nobody: a datagram", rest, Datagram, known, current, false},
 
-		{"a new flow goes to the current backend, and has a record", moved, Opens, none, room, current, true},
-		{"of the same ports as an older one, whose record is written over", moved, Opens, known, room, current, true},
-		{"for that there is always room", moved, Opens, known, full, current, true},
-		{"a new flow in a flood is as an older one", moved, Opens, none, full, base, false},
-		{"an older flow stays at the base", moved, Continues, none, room, base, false},
-		{"a newer one at the backend of its record", moved, Continues, known, room, other, false},
+		{"a new flow goes to the current backend, and has a record", moved, Opens, none, current, true},
+		{"of the same ports as an older one, whose record is written over", moved, Opens, known, current, true},
+		{"an older flow stays at the base", moved, Continues, none, base, false},
+		{"a newer one at the backend of its record", moved, Continues, known, other, false},
 
-		{"QUIC's first Initial", moved, MayOpen, none, room, current, true},
-		{"QUIC's second Initial follows the first", moved, MayOpen, known, room, other, false},
-		{"QUIC's Initial in a flood", moved, MayOpen, none, full, base, false},
+		{"QUIC's first Initial", moved, MayOpen, none, current, true},
+		{"QUIC's second Initial follows the first", moved, MayOpen, known, other, false},
 
-		{"a datagram at first: its flow may be older", settling, Datagram, none, room, base, true},
-		{"a datagram at first, in a flood", settling, Datagram, none, full, base, false},
-		{"a datagram later: its flow would have a record", moved, Datagram, none, room, current, true},
-		{"a datagram later, in a flood", moved, Datagram, none, full, current, false},
-		{"a datagram of a known flow, at first", settling, Datagram, known, room, other, false},
-		{"a datagram of a known flow, later", moved, Datagram, known, room, other, false},
-		{"that a slot settles is nothing to TCP: a SYN", settling, Opens, none, room, current, true},
-		{"that a slot settles is nothing to TCP: others", settling, Continues, none, room, base, false},
+		{"a datagram at first: its flow may be older", settling, Datagram, none, base, true},
+		{"a datagram later: its flow would have a record", moved, Datagram, none, current, true},
+		{"a datagram of a known flow, at first", settling, Datagram, known, other, false},
+		{"a datagram of a known flow, later", moved, Datagram, known, other, false},
+		{"that a slot settles is nothing to TCP: a SYN", settling, Opens, none, current, true},
+		{"that a slot settles is nothing to TCP: others", settling, Continues, none, base, false},
 
-		{"a backend that is back: flows of the time between have records", back, Continues, known, room, other, false},
-		{"a backend that is back: others never left", back, Continues, none, room, current, false},
-		{"a backend that is back: the next change must know new flows too", back, Opens, none, room, current, true},
+		{"a backend that is back: flows of the time between have records", back, Continues, known, other, false},
+		{"a backend that is back: others never left", back, Continues, none, current, false},
+		{"a backend that is back: the next change must know new flows too", back, Opens, none, current, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			backend, record := tt.slot.Decide(tt.kind, tt.recorded, tt.room)
+			backend, record := tt.slot.Decide(tt.kind, tt.recorded)
 			if backend != tt.backend || record != tt.record {
 				t.Errorf("got backend %d, record %t, want backend %d, record %t", backend, record, tt.backend, tt.record)
 			}
 		})
+	}
+}
+
+// TestOlder: wherever the next packet of a flow comes to, without a record, it goes where the
+// first one did.
+func TestOlder(t *testing.T) {
+	for _, slot := range []Slot{
+		{Current: current}, {Current: current, Base: base, InTransition: true}, {Current: current, Base: base, InTransition: true, Settling: true},
+	} {
+		for _, flow := range []struct {
+			first, next Kind
+			quic        bool
+		}{{Opens, Continues, false}, {Opens, Continues, true}, {MayOpen, Continues, true}, {MayOpen, Datagram, false}, {Datagram, Datagram, false}} {
+			began, _ := slot.Decide(flow.first.Older(flow.quic), Recorded{})
+			if went, _ := slot.Decide(flow.next, Recorded{}); went != began {
+				t.Errorf("%+v, %v and then %v (quic: %t): began at backend %d, went on to %d", slot, flow.first, flow.next, flow.quic, began, went)
+			}
+			if at, record := slot.Decide(flow.first.Older(flow.quic), Recorded{Backend: other, Known: true}); slot.InTransition && (at != other || record) {
+				t.Errorf("%+v, %v: goes to backend %d (record %t) and not to that of its record", slot, flow.first, at, record)
+			}
+		}
 	}
 }
 
@@ -167,11 +181,14 @@ func TestNoFlowBreaksWhoseBackendLives(t *testing.T) {
 				if slot.Current == None { // new flows have nowhere to go
 					continue
 				}
-				backend, record := slot.Decide(first, Recorded{}, random.IntN(10) > 0 || first == Datagram)
+				if random.IntN(10) == 0 { // a flood, or caution
+					first = first.Older(f.kind == Continues)
+				}
+				backend, record := slot.Decide(first, Recorded{})
 				f.backend = backend
 				if record {
 					f.record = Recorded{backend, true}
-				} else if slot.InTransition { // in a flood: it counts as older than the first change
+				} else if slot.InTransition { // it counts as older than the first change
 					f.begun = stages[1].Since
 				}
 				flows = append(flows, f)
@@ -190,7 +207,7 @@ func TestNoFlowBreaksWhoseBackendLives(t *testing.T) {
 				if slot.Current == None {
 					continue
 				}
-				backend, record := slot.Decide(f.kind, f.record, true)
+				backend, record := slot.Decide(f.kind, f.record)
 				if record {
 					f.record = Recorded{backend, true}
 				}

@@ -156,6 +156,7 @@ type benchPace struct {
 	Next     uint64
 	Interval uint64
 	Burst    uint64
+	Cautious uint64
 	Now      uint32
 	Pad      uint32
 }

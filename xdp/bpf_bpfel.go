@@ -138,6 +138,7 @@ type bpfPace struct {
 	Next     uint64
 	Interval uint64
 	Burst    uint64
+	Cautious uint64
 	Now      uint32
 	Pad      uint32
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 )
 
 // CaptureFilter says which frames a capture is to have.
@@ -363,12 +362,7 @@ func (d *Dataplane) grant(c *capture) error {
 	if c.stale.Swap(false) {
 		c.names = d.captureNames()
 	}
-	now := time.Now()
-	var monotonic unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &monotonic); err != nil {
-		return fmt.Errorf("read the clock: %w", err)
-	}
-	c.boot = now.Add(-time.Duration(monotonic.Nano()))
+	c.boot = time.Now().Add(-monotonic())
 	d.attached.Lock()
 	defer d.attached.Unlock()
 	for _, p := range d.ports {

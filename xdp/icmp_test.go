@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/halfproxy/halfproxy/internal/packet"
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -202,7 +200,7 @@ func TestPingsAreLimitedForEachVIPAlone(t *testing.T) {
 			{"empty", 10 * time.Second, EchoLimited},
 		} {
 			var before, after uint64
-			before = monotonic(t) + uint64(level.debt)
+			before = uint64(monotonic()) + uint64(level.debt)
 			must(t, d.store.maps[bpfMapEchoLimits].Put(echoBucket(tt.vip), before))
 			process(t, d, packet.Echo(tt.client, tt.vip), level.wants)
 			must(t, d.store.maps[bpfMapEchoLimits].Lookup(echoBucket(tt.vip), &after))
@@ -212,14 +210,6 @@ func TestPingsAreLimitedForEachVIPAlone(t *testing.T) {
 		}
 		process(t, d, packet.Echo(tt.client, tt.other), AnsweredEcho)
 	}
-}
-
-// monotonic is the time that limits go by.
-func monotonic(t *testing.T) uint64 {
-	t.Helper()
-	var ts unix.Timespec
-	must(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts))
-	return uint64(ts.Nano())
 }
 
 // tooBig is what the sender of a frame must get that is too big by mtu.
@@ -302,7 +292,7 @@ func TestICMPErrorsAreLimitedForEachServiceAlone(t *testing.T) {
 				{"empty", 10 * time.Second, tt.stops},
 			} {
 				l := bpfLimit{}
-				before := monotonic(t)
+				before := uint64(monotonic())
 				*tt.next(&l) = before + uint64(level.debt)
 				must(t, d.store.maps[bpfMapLimits].Put(bucket, l))
 				process(t, d, frame, level.wants)

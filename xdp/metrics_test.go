@@ -120,7 +120,7 @@ func TestEventsOfFlowRecordsAreCounted(t *testing.T) {
 	apply(t, d, moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved))
 	chosenFor(t, d, packet.TCP(client4, vips(1)[0], packet.SYN))
 	chosenFor(t, d, packet.TCP(client6, vips(1)[1], packet.SYN))
-	d.store.pace.Next = monotonic(t) + uint64(time.Hour)
+	d.store.pace.Next = uint64(monotonic()) + uint64(time.Hour)
 	chosenFor(t, d, packet.TCP("198.51.100.8:1", vips(1)[0], packet.SYN))
 	backend := d.store.ids[d.services["web"].members[tracked[0]].entry()]
 	must(t, d.LearnFlows([]lb.FlowRecord{{Key: 1, Backend: backend}, {Key: 2, Backend: backend}, {Key: 3, Backend: backend}}))

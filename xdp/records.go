@@ -14,6 +14,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -195,6 +196,27 @@ func (d *Dataplane) tellTime(now time.Time) {
 	if d.store != nil {
 		atomic.StoreUint32(&d.store.pace.Now, tickOf(now))
 	}
+}
+
+// Caution has flows that begin within so long, in slots in transition, go where every node
+// finds them without a record. It replaces the one before: 0 ends it.
+func (d *Dataplane) Caution(lasts time.Duration) {
+	until := uint64(0)
+	if lasts > 0 {
+		until = uint64(monotonic() + lasts)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.store != nil {
+		atomic.StoreUint64(&d.store.pace.Cautious, until)
+	}
+}
+
+// monotonic is the time by the program's clock, which is always there.
+func monotonic() time.Duration {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+	return time.Duration(now.Nano())
 }
 
 // judge tells records that are worth something from others.

@@ -133,6 +133,7 @@ func TestTheProgramDecidesAsTheRulesSay(t *testing.T) {
 				}
 				forgetRecords(t, d)
 				makeRoom(d, true)
+				d.Caution(0)
 				chosenFor(t, d, frames[0])
 				key, _, there := recordOf(t, d)
 				if !there {
@@ -148,7 +149,7 @@ func TestTheProgramDecidesAsTheRulesSay(t *testing.T) {
 			for kind, frames := range flowPackets(client, vip) {
 				for n, frame := range frames {
 					for _, recorded := range []string{"none", "other", "of a life before"} {
-						for _, room := range []bool{true, false} {
+						for _, how := range []struct{ room, cautious bool }{{room: true}, {}, {room: true, cautious: true}, {cautious: true}} {
 							cases++
 							forgetRecords(t, d)
 							s := d.services["web"]
@@ -160,18 +161,28 @@ func TestTheProgramDecidesAsTheRulesSay(t *testing.T) {
 							if recorded != "none" {
 								must(t, d.records.m.Put(keys[kind], value))
 							}
-							makeRoom(d, room)
+							makeRoom(d, how.room)
+							as := kind
+							d.Caution(0)
+							if how.cautious {
+								d.Caution(time.Hour)
+								as = kind.Older(false)
+							}
+							wantBackend, wantRecord := slot.Decide(as, rules)
 							// A record that is there can be written over, worth something or not.
-							wantBackend, wantRecord := slot.Decide(kind, rules, room || recorded != "none")
+							if wantRecord && !how.room && recorded == "none" {
+								wantBackend, _ = slot.Decide(as.Older(false), rules)
+								wantRecord = false
+							}
 							got := chosenFor(t, d, frame)
 							key, r, there := recordOf(t, d)
-							name := fmt.Sprintf("%s, slot %+v, %v (frame %d), record %s, room %t", vip, slot, kind, n, recorded, room)
+							name := fmt.Sprintf("%s, slot %+v, %v (frame %d), record %s, %+v", vip, slot, kind, n, recorded, how)
 							if got != int(wantBackend) {
 								t.Errorf("%s: went to backend %d, want %d", name, got, wantBackend)
 							}
 							fresh := there && r.Backend == uint16(s.members[tracked[got]].index) && r.Life == s.members[tracked[got]].life && r.State&recordConfirmed == 0
 							switch {
-							case wantRecord && (!fresh || key != keys[kind] || r.State&recordDatagrams != 0 != (kind == track.Datagram)):
+							case wantRecord && (!fresh || key != keys[kind] || r.State&recordDatagrams != 0 != (as == track.Datagram)):
 								t.Errorf("%s: record %x %+v (there: %t), want a new one of backend %d", name, key, r, there, wantBackend)
 							case !wantRecord && recorded == "none" && there:
 								t.Errorf("%s: record %+v, want none", name, r)
@@ -184,7 +195,7 @@ func TestTheProgramDecidesAsTheRulesSay(t *testing.T) {
 			}
 		}
 	}
-	if cases < 300 {
+	if cases < 600 {
 		t.Errorf("%d cases: where are the others?", cases)
 	}
 }
@@ -196,17 +207,21 @@ func TestQUICServicesTakeAllButInitialsForOlder(t *testing.T) {
 	web = moving(web, hasMoved)
 	web.Bases[0].Settling = true
 	apply(t, d, web)
+	const for10s = 10 * time.Second
 	for _, tt := range []struct {
 		name    string
 		payload []byte
+		caution time.Duration
 		want    int
 	}{
-		{"an Initial is new", firstInitial(1), currentBackend},
-		{"a short header is not", short(unknown, encrypted...), baseBackendOf},
-		{"nor is a Handshake", long(handshake, 1, chosen, make([]byte, 1200)...), baseBackendOf},
-		{"what names its backend goes there", short([]byte{5<<5 | 7, 0x0a, 3, 0xc5, 0xde, 0x66, 0xa9, 0x0b}, encrypted...), otherBackend},
+		{"an Initial is new", firstInitial(1), 0, currentBackend},
+		{"a short header is not", short(unknown, encrypted...), 0, baseBackendOf},
+		{"nor is a Handshake", long(handshake, 1, chosen, make([]byte, 1200)...), 0, baseBackendOf},
+		{"nor, for a moment of caution, is an Initial", firstInitial(1), for10s, baseBackendOf},
+		{"what names its backend goes there", short([]byte{5<<5 | 7, 0x0a, 3, 0xc5, 0xde, 0x66, 0xa9, 0x0b}, encrypted...), for10s, otherBackend},
 	} {
 		forgetRecords(t, d)
+		d.Caution(tt.caution)
 		if got := chosenFor(t, d, packet.UDP(client4, vips(1)[0], packet.Data(tt.payload))); got != tt.want {
 			t.Errorf("%s: went to backend %d, want %d", tt.name, got, tt.want)
 		}
@@ -386,6 +401,36 @@ func TestAFloodMakesNoMoreRecordsThanThereIsRoomFor(t *testing.T) {
 	}
 	if want := uint64(refused); trackedPackets(t, d)[bpfTrackedTRACKED_REFUSED] != want || refused == 0 {
 		t.Errorf("refused: counted %d, want %d", trackedPackets(t, d)[bpfTrackedTRACKED_REFUSED], want)
+	}
+}
+
+// TestCautionSparesFlowsThatMoveAtOnce: of two nodes neither hears of the other's records.
+func TestCautionSparesFlowsThatMoveAtOnce(t *testing.T) {
+	a, b := newDataplane(t), newDataplane(t)
+	web := moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved)
+	for _, d := range []*Dataplane{a, b} {
+		setWays(d, tracked...)
+		apply(t, d, web)
+	}
+	vip := vips(1)[0]
+	initial, later := packet.UDP(client4, vip, packet.Data(firstInitial(1))), packet.UDP(client4, vip, packet.Data(short(unknown, encrypted...)))
+	for _, tt := range []struct {
+		name        string
+		lasts       time.Duration
+		first, next []byte
+		breaks      bool
+	}{
+		{"TCP", 0, packet.TCP(client4, vip, packet.SYN), packet.TCP(client4, vip, packet.ACK), true},
+		{"TCP, with caution", 10 * time.Second, packet.TCP(client4, vip, packet.SYN), packet.TCP(client4, vip, packet.ACK), false},
+		{"TCP, after caution that nobody ended", time.Nanosecond, packet.TCP(client4, vip, packet.SYN), packet.TCP(client4, vip, packet.ACK), true},
+		{"QUIC of which no node knows connection IDs, with caution", 10 * time.Second, initial, later, false},
+	} {
+		forgetRecords(t, a)
+		a.Caution(tt.lasts)
+		b.Caution(0)
+		if began, went := chosenFor(t, a, tt.first), chosenFor(t, b, tt.next); (began != went) != tt.breaks {
+			t.Errorf("%s: a flow that began at backend %d goes on to backend %d", tt.name, began, went)
+		}
 	}
 }
 

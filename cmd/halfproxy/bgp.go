@@ -45,7 +45,7 @@ func (n *node) speak(ctx context.Context) error {
 	if n.dataplane.TakingOver() {
 		await(ctx, longestTakeover+5*time.Second, func() bool { return !n.dataplane.TakingOver() })
 		// Routes follow the tables that were waited for, in the same step or the next.
-		await(ctx, time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) > 0 })
+		await(ctx, notice+time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) > 0 })
 	}
 	return n.speaker.Run(ctx)
 }

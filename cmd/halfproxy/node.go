@@ -32,6 +32,11 @@ import (
 // while this one gets to know which backends are well.
 const longestTakeover = 15 * time.Second
 
+// notice is how long before what is planned routes change the other members are told: for
+// them to hear of it, for who has just begun to connect to have answered, and for his
+// record to be told of.
+const notice = 500 * time.Millisecond
+
 // What control asks of its subsystems, they do.
 var (
 	_ control.Dataplane = (*xdp.Dataplane)(nil)
@@ -121,6 +126,7 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, registry *pro
 			return nil, err
 		}
 		controls.Hold = n.withoutFlows
+		controls.Notice = notice
 		controls.Cluster = n.members
 	}
 	if len(cfg.BGP.Peers) > 0 {

@@ -22,7 +22,7 @@ func (n *node) stop(ctx context.Context) {
 	if err := n.control.Drain(ctx); err != nil {
 		n.log.Error("routes not withdrawn in order", "err", err)
 	}
-	await(ctx, cfg.BGP.GracefulShutdown+2*time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) == 0 })
+	await(ctx, notice+cfg.BGP.GracefulShutdown+notice+2*time.Second, func() bool { return len(n.control.Status().AnnouncedVIPs) == 0 })
 	last, since := uint64(0), time.Now()
 	gone := await(ctx, cfg.Node.Linger, func() bool {
 		if now, err := n.forwarded(); err != nil || now != last {

@@ -242,14 +242,14 @@ func (w world) run() result {
 			r.records[perNode]++
 		}
 		there, known := own[n][f.id]
-		backend, write := slot.Decide(kind, track.Recorded{Backend: there.backend, Known: known && v.alive[there.backend]}, true)
+		backend, write := slot.Decide(kind, track.Recorded{Backend: there.backend, Known: known && v.alive[there.backend]})
 		if to[unshared] = backend; write {
 			own[n][f.id] = record{backend, now, n}
 			r.records[unshared]++
 		}
 		there, known = told[f.id]
 		known = known && v.alive[there.backend] && (there.node == n || now >= there.at+w.recordLag)
-		backend, write = slot.Decide(kind, track.Recorded{Backend: there.backend, Known: known}, true)
+		backend, write = slot.Decide(kind, track.Recorded{Backend: there.backend, Known: known})
 		if to[shared] = backend; write {
 			told[f.id] = record{backend, now, n}
 			r.records[shared]++

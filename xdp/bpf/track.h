@@ -28,10 +28,10 @@ struct way {
 #define NO_RECORD 0xffffffff
 
 /*
- * The rules, as in track.Slot.Decide: a test holds the two against each other. recorded is
- * the backend that the flow has by its record. Without room there can be no new records.
+ * The rules, as in track.Slot.Decide and track.Kind.Older: a test holds the two against each
+ * other. recorded is the backend that the flow has by its record.
  */
-static __always_inline struct way decide(__u32 slot, enum kind kind, __u32 recorded, bool room)
+static __always_inline struct way decide(__u32 slot, enum kind kind, __u32 recorded)
 {
 	__u16 current = slot, base = slot >> 16 & BASE_BACKEND;
 
@@ -43,9 +43,15 @@ static __always_inline struct way decide(__u32 slot, enum kind kind, __u32 recor
 		return (struct way){ recorded, false };
 	if (kind == KIND_CONTINUES)
 		return (struct way){ base, false };
-	if (kind == KIND_DATAGRAM)
-		return (struct way){ slot & SETTLING << 16 ? base : current, room };
-	return (struct way){ room ? current : base, room };
+	return (struct way){ kind == KIND_DATAGRAM && slot & SETTLING << 16 ? base : current, true };
+}
+
+/* A flow's first packet counts as those that follow it. */
+static __always_inline enum kind older(enum kind kind, __u32 active)
+{
+	if (kind == KIND_MAY_OPEN && !(active & QUIC))
+		return KIND_DATAGRAM;
+	return kind == KIND_DATAGRAM ? kind : KIND_CONTINUES;
 }
 
 /*
@@ -198,9 +204,15 @@ static __noinline __u32 choose_in_transition(struct xdp_md *ctx, const struct pa
 	    record->life == life_of(to->backend + record->backend))
 		recorded = record->backend;
 
-	way = decide(slot, kind, recorded, !aside);
+	if (now->cautious && bpf_ktime_get_ns() < now->cautious)
+		kind = older(kind, active);
+	way = decide(slot, kind, recorded);
+	if (aside)
+		way.record = false;
 	if (way.record && !record && !within_limit(&now->next, now->interval, now->burst)) {
-		way = decide(slot, kind, recorded, false);
+		kind = older(kind, active);
+		way = decide(slot, kind, recorded);
+		way.record = false;
 		count_tracked(TRACKED_REFUSED);
 	}
 	if (way.record) {
