@@ -44,6 +44,7 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) { d.c.receive(b) }
 
 func (d delegate) NotifyJoin(n *memberlist.Node) {
 	d.c.note(func(now time.Time) refusal { return d.c.roster.join(copyNode(n), now) })
+	notify(d.c.exchange.more)
 }
 
 func (d delegate) NotifyLeave(n *memberlist.Node) {

@@ -32,6 +32,8 @@ const (
 	packetEvery  = 625 * time.Microsecond // to each member: 99,200 records a second
 	packetsEach  = 8                      // at once
 	mostToSend   = 1 << 16                // that wait
+	mostRecent   = 1 << 14                // that who joins is told of, and no older than
+	recently     = 5 * time.Second
 	mostToLearn  = 1 << 19
 	perMessage   = 20_000           // over TCP
 	flowPatience = 10 * time.Second // for the others' records, at the start
@@ -132,7 +134,7 @@ type exchange struct {
 	arrived chan flows    // from the others
 	pending atomic.Int64  // records in arrived
 	fetched atomic.Bool   // the others' are here, or are not to be waited for
-	more    chan struct{} // capacity 1: something in outbox
+	more    chan struct{} // capacity 1: something in outbox, or a member is new
 
 	mu     sync.Mutex // guards what follows
 	outbox []lb.FlowRecord
@@ -190,37 +192,83 @@ func (x *exchange) next(n int) []lb.FlowRecord {
 	return records
 }
 
-// spreadFlows sends what ShareFlows was given.
+// spreadFlows sends what ShareFlows was given. Who joins is told of the latest once more:
+// the one that he fetched all records from may not have had them, and the others did not know
+// of him.
 func (c *Cluster) spreadFlows(ctx context.Context, s *sender) {
 	x := c.exchange
+	var told latest
+	var before []memberlist.Node
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-x.more:
 		}
-		for {
-			records := x.next(perPacket * packetsEach)
-			if len(records) == 0 {
-				break
-			}
-			others := s.others()
-			rest := time.Duration(0)
-			for part := range slices.Chunk(records, perPacket) {
-				b := flows{records: part}.encode()
-				for _, node := range others {
-					s.packet(node, b)
-				}
-				rest += packetEvery
-			}
-			x.count(flowsSent, len(records)*len(others))
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(rest):
+		others := s.others()
+		var joined []memberlist.Node
+		for _, node := range others {
+			if !slices.ContainsFunc(before, func(b memberlist.Node) bool { return b.Name == node.Name }) {
+				joined = append(joined, node)
 			}
 		}
+		before = others
+		if len(joined) > 0 {
+			s.flows(ctx, joined, told.since(time.Now().Add(-recently)))
+		}
+		for records := x.next(perPacket * packetsEach); len(records) > 0 && ctx.Err() == nil; records = x.next(perPacket * packetsEach) {
+			told.add(records, time.Now())
+			s.flows(ctx, s.others(), records)
+		}
 	}
+}
+
+// flows sends records to members, at the rate that there may be.
+func (s *sender) flows(ctx context.Context, to []memberlist.Node, records []lb.FlowRecord) {
+	for together := range slices.Chunk(records, perPacket*packetsEach) {
+		rest := time.Duration(0)
+		for part := range slices.Chunk(together, perPacket) {
+			b := flows{records: part}.encode()
+			for _, node := range to {
+				s.packet(node, b)
+			}
+			rest += packetEvery
+		}
+		s.c.exchange.count(flowsSent, len(together)*len(to))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(rest):
+		}
+	}
+}
+
+// latest is the records that were told last.
+type latest struct {
+	batches []batch
+	count   int // of records
+}
+
+type batch struct {
+	at      time.Time
+	records []lb.FlowRecord
+}
+
+func (l *latest) add(records []lb.FlowRecord, now time.Time) {
+	l.batches = append(l.batches, batch{now, records})
+	for l.count += len(records); l.count > mostRecent; l.batches = l.batches[1:] {
+		l.count -= len(l.batches[0].records)
+	}
+}
+
+func (l *latest) since(t time.Time) []lb.FlowRecord {
+	var list []lb.FlowRecord
+	for _, b := range l.batches {
+		if !b.at.Before(t) {
+			list = append(list, b.records...)
+		}
+	}
+	return list
 }
 
 // learnFlows hands over what receive took.

@@ -120,6 +120,18 @@ func TestRecordsOfFlowsReachAllMembersAndNewsIsNotKeptWaiting(t *testing.T) {
 	}
 }
 
+// TestWhoJoinsHearsOfWhatWasToldJustBefore: in no store is any of it, as if it had come to each
+// after it had answered.
+func TestWhoJoinsHearsOfWhatWasToldJustBefore(t *testing.T) {
+	members, _ := launchWithFlows(t, 0, 0)
+	const told = 1000
+	members[0].ShareFlows(someFlows(0, told))
+	store := newFlowStore(0)
+	cfg := configOf("lb3", loopback(), members[0].cfg.Listen)
+	cfg.Flows = store
+	launch(t, cfg).wait(5*time.Second, "what was told", func() bool { return store.count() == told })
+}
+
 func TestAMemberFetchesTheOthersRecordsOfFlowsBeforeItIsReady(t *testing.T) {
 	join := loopback()
 	cfg := configOf("lb1", join)
