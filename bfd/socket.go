@@ -135,10 +135,6 @@ type sender struct {
 }
 
 func newSender(p Peer) (*sender, error) {
-	port := uint16(singleHopPort)
-	if p.Multihop {
-		port = multihopPort
-	}
 	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) (err error) {
 		failed := c.Control(func(fd uintptr) { err = configure(int(fd), p.Address.Is4()) })
 		return errors.Join(failed, err)
@@ -155,7 +151,7 @@ func newSender(p Peer) (*sender, error) {
 		source := firstSourcePort + rand.N(uint16(lastSourcePort-firstSourcePort))
 		dialer.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, source))
 		var conn net.Conn
-		if conn, err = dialer.Dial("udp", netip.AddrPortFrom(p.Address, port).String()); err == nil {
+		if conn, err = dialer.Dial("udp", p.target()); err == nil {
 			return &sender{conn: conn.(*net.UDPConn)}, nil
 		}
 		if !errors.Is(err, syscall.EADDRINUSE) {
@@ -163,6 +159,29 @@ func newSender(p Peer) (*sender, error) {
 		}
 	}
 	return nil, fmt.Errorf("open a socket to %s: %w", p.Address, err)
+}
+
+// target is where packets go.
+func (p Peer) target() string {
+	port := uint16(singleHopPort)
+	if p.Multihop {
+		port = multihopPort
+	}
+	return netip.AddrPortFrom(p.Address, port).String()
+}
+
+// moved tells whether the kernel would send to the peer from another address than it did
+// when the socket was made.
+func (s *sender) moved(p Peer) bool {
+	if p.Local.IsValid() {
+		return false
+	}
+	now, err := net.Dial("udp", p.target())
+	if err != nil {
+		return false
+	}
+	defer now.Close()
+	return !now.LocalAddr().(*net.UDPAddr).IP.Equal(s.conn.LocalAddr().(*net.UDPAddr).IP)
 }
 
 // configure has packets leave with TTL 255 (RFC 5881, 5) as network control.

@@ -104,7 +104,7 @@ type session struct {
 	peer   Peer
 	out    *sender // nil: not made yet, or err says why
 	err    error
-	retry  time.Time // when it is made, or tried again
+	retry  time.Time // when it is made, tried again, or looked after while the session is not up
 	since  time.Time
 	ups    uint64
 	nSent  uint64
@@ -310,8 +310,11 @@ func (s *Speaker) step() time.Time {
 	now := time.Now()
 	next := now.Add(time.Hour)
 	for _, n := range s.sessions {
-		if n.out == nil && !now.Before(n.retry) {
-			n.out, n.err = newSender(n.peer)
+		if n.State() != Up && !now.Before(n.retry) {
+			if n.out == nil || n.out.moved(n.peer) {
+				n.out.close()
+				n.out, n.err = newSender(n.peer)
+			}
 			n.retry = now.Add(time.Second)
 		}
 		for _, p := range n.Step(now) {

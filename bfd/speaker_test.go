@@ -145,6 +145,38 @@ func TestTwoSpeakersFindEachOtherAndNoticeACut(t *testing.T) {
 	}
 }
 
+// Without an address of its own a session has that which the kernel sends from, also when
+// it becomes another one.
+func TestASessionFollowsTheAddressOfItsHost(t *testing.T) {
+	a, b := hosts(t)
+	sa, _ := speak(t, a, peerAt(b4, 100*ms), peerAt(b6, 100*ms))
+	sb, _ := speak(t, b, peerAt(a4, 100*ms), peerAt(a6, 100*ms))
+	wait(t, sa, Up, 5*time.Second)
+	wait(t, sb, Up, 5*time.Second)
+
+	c4, c6 := netip.MustParseAddr("192.0.2.3"), netip.MustParseAddr("2001:db8::3")
+	must(t, a.Do(func() error {
+		eth0, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		for _, cidr := range []string{a4.String() + "/24", a6.String() + "/64"} {
+			addr, err := netlink.ParseAddr(cidr)
+			if err != nil {
+				return err
+			}
+			if err := netlink.AddrDel(eth0, addr); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	must(t, a.Address("eth0", c4.String()+"/24", c6.String()+"/64"))
+	setPeers(t, b, sb, peerAt(c4, 100*ms), peerAt(c6, 100*ms))
+	wait(t, sb, Up, 10*time.Second)
+	wait(t, sa, Up, 5*time.Second)
+}
+
 func TestAPlannedEndIsToldOverTheWire(t *testing.T) {
 	a, b := hosts(t)
 	_, stop := speak(t, a, peerAt(b4, 100*ms))
