@@ -104,7 +104,7 @@ func bfdPeers(cfg config.Config) []bfd.Peer {
 // watchBFD takes BGP sessions down with the BFD sessions of the same peers (RFC 5882,
 // 4.2): BGP by itself would wait for the hold time.
 func (n *node) watchBFD(ctx context.Context) error {
-	up := make(map[netip.Addr]bool)
+	var up map[netip.Addr]bool
 	for {
 		select {
 		case <-ctx.Done():
@@ -115,23 +115,31 @@ func (n *node) watchBFD(ctx context.Context) error {
 		if err != nil {
 			continue // the process is away: that says nothing of peers
 		}
+		was := up
+		up = make(map[netip.Addr]bool)
 		for _, s := range sessions {
-			was, is := up[s.Address], s.State == bfd.Up
+			is := s.State == bfd.Up
 			up[s.Address] = is
 			switch {
-			case is && !was:
+			case is && !was[s.Address]:
 				n.log.Info("BFD session up", "peer", s.Address)
-			case was && !is:
+			case bfdFailed(was, s):
 				n.log.Warn("BFD session down", "peer", s.Address, "reason", s.Diag.String())
-			}
-			if !was || is || s.Remote == bfd.AdminDown {
-				continue
-			}
-			if err := n.speaker.Reset(ctx, s.Address, "BFD: "+s.Diag.String()); err != nil {
-				n.log.Warn("BGP session not reset", "peer", s.Address, "err", err)
+				if s.Remote == bfd.AdminDown {
+					continue
+				}
+				if err := n.speaker.Reset(ctx, s.Address, "BFD: "+s.Diag.String()); err != nil {
+					n.log.Warn("BGP session not reset", "peer", s.Address, "err", err)
+				}
 			}
 		}
 	}
+}
+
+// bfdFailed tells whether a session is down that was up before. One that a reload, or
+// another process, has put in the place of that one has not been up yet.
+func bfdFailed(was map[netip.Addr]bool, s bfd.Status) bool {
+	return was[s.Address] && s.State != bfd.Up && s.Ups > 0
 }
 
 // bfdStates tells how the sessions stand, by peer.

@@ -29,3 +29,24 @@ func TestBFDIsAskedForAsConfigured(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
+
+// A reload that changes the password, say, ends a session as planned and begins another.
+func TestASessionThatWasNeverUpHasNotFailed(t *testing.T) {
+	peer := netip.MustParseAddr("10.0.1.254")
+	for _, tt := range []struct {
+		name   string
+		was    bool
+		status bfd.Status
+		want   bool
+	}{
+		{"it was up", true, bfd.Status{State: bfd.Down, Ups: 1, Diag: bfd.TimeExpired}, true},
+		{"it is up", true, bfd.Status{State: bfd.Up, Ups: 1}, false},
+		{"it was down before", false, bfd.Status{State: bfd.Down, Ups: 1}, false},
+		{"another was up before", true, bfd.Status{State: bfd.Down}, false},
+	} {
+		tt.status.Address = peer
+		if got := bfdFailed(map[netip.Addr]bool{peer: tt.was}, tt.status); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
