@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/halfproxy/halfproxy/bgp"
 	"github.com/halfproxy/halfproxy/config"
@@ -58,14 +60,14 @@ const nextHopsEvery = time.Second
 func (n *node) watchNextHops(ctx context.Context) error {
 	ticker := time.NewTicker(nextHopsEvery)
 	defer ticker.Stop()
-	last := nextHops(n.config().Node.Interfaces)
+	last := n.hops
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
-		now := nextHops(n.config().Node.Interfaces)
+		now := nextHops(n.config().Node.Interfaces, last)
 		if !now.V4.IsValid() {
 			now.V4 = last.V4
 		}
@@ -83,30 +85,53 @@ func (n *node) watchNextHops(ctx context.Context) error {
 	}
 }
 
-// nextHops gives the addresses by which routers reach this node: the first
-// global one of each family on the interfaces that carry VIP traffic.
-func nextHops(interfaces []string) (hops bgp.NextHops) {
+// nextHops gives the addresses by which routers reach this node: of each family the best
+// global one on the interfaces that carry VIP traffic.
+func nextHops(interfaces []string, before bgp.NextHops) (hops bgp.NextHops) {
+	worst4, worst6 := unusable, unusable
 	for _, name := range interfaces {
-		ifi, err := net.InterfaceByName(name)
+		link, err := netlink.LinkByName(name)
 		if err != nil {
 			continue // xdp.New has refused it with better words, or it is away
 		}
-		addrs, err := ifi.Addrs()
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 		if err != nil {
 			continue
 		}
 		for _, a := range addrs {
-			prefix, err := netip.ParsePrefix(a.String())
-			if err != nil || !prefix.Addr().IsGlobalUnicast() {
-				continue
+			ip, _ := netip.AddrFromSlice(a.IP)
+			ip = ip.Unmap()
+			hop, worst := &hops.V4, &worst4
+			if ip.Is6() {
+				hop, worst = &hops.V6, &worst6
 			}
-			switch ip := prefix.Addr(); {
-			case ip.Is4() && !hops.V4.IsValid():
-				hops.V4 = ip
-			case ip.Is6() && !hops.V6.IsValid():
-				hops.V6 = ip
+			if rank := rank(a, ip == before.V4 || ip == before.V6); ip.IsGlobalUnicast() && rank < *worst {
+				*hop, *worst = ip, rank
 			}
 		}
 	}
 	return hops
+}
+
+// unusable is the rank of an address that is none.
+const unusable = 4
+
+// rank says how well an address does for a next hop, the least best. Which one the kernel
+// lists first says nothing: of IPv6 it is the latest, which answers nobody for its first
+// second, so that one which routers know stays.
+func rank(a netlink.Addr, known bool) int {
+	has := func(flags int) bool { return a.Flags&flags != 0 }
+	switch {
+	case has(unix.IFA_F_DADFAILED):
+		return unusable
+	case has(unix.IFA_F_TENTATIVE):
+		return 3
+	case has(unix.IFA_F_DEPRECATED):
+		return 2
+	case known:
+		return 0
+	case has(unix.IFA_F_TEMPORARY): // of IPv4 it means secondary
+		return 2
+	}
+	return 1
 }

@@ -56,6 +56,7 @@ type node struct {
 	members   *cluster.Cluster // nil where the node stands alone
 	speaker   *bgp.Speaker     // nil where nothing is announced
 	bfd       *bfd.Client      // likewise
+	hops      bgp.NextHops     // that speaker begins with
 	control   *control.Controller
 	admin     *admin.Server
 
@@ -130,9 +131,10 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, registry *pro
 		controls.Cluster = n.members
 	}
 	if len(cfg.BGP.Peers) > 0 {
+		n.hops = nextHops(cfg.Node.Interfaces, bgp.NextHops{})
 		speaks := bgp.Config{
 			ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, Listen: cfg.BGP.Listen, Peers: peers(cfg),
-			NextHops: nextHops(cfg.Node.Interfaces), Log: log, Registerer: registry,
+			NextHops: n.hops, Log: log, Registerer: registry,
 		}
 		if c, held, err := openCrashes(filepath.Join(cmp.Or(stateDir, filepath.Dir(cfg.Admin.Socket)), cfg.Node.Name+"-"), log); err != nil {
 			log.Warn("a peer whose messages crash this process would not be known by the next one", "err", err)
