@@ -34,6 +34,7 @@ type Speaker struct {
 	resumed   bool                       // sessions go on from those of the process before
 	opened    map[netip.Addr]terms       // by which the server has peers, or will when they are no longer held
 	held      map[netip.Addr]*time.Timer // peers whose sessions wait for Config.Held
+	full      map[netip.Addr]*time.Timer // peers whose sessions are closed for fullRetry
 	left      bool                       // sessions are for the next process to go on with
 
 	fullRetry time.Duration // after which peers that sent too much are tried again
@@ -71,6 +72,7 @@ func New(cfg Config) (*Speaker, error) {
 		numbers:   make(map[netip.Addr]uint32),
 		opened:    make(map[netip.Addr]terms),
 		held:      make(map[netip.Addr]*time.Timer),
+		full:      make(map[netip.Addr]*time.Timer),
 		routes:    make(map[netip.Prefix]lb.Route),
 		announced: make(map[netip.Prefix]lb.Route),
 		fullRetry: time.Minute,
@@ -174,12 +176,12 @@ func (s *Speaker) hold(p Peer, h Hold) {
 	})
 }
 
-// unhold forgets that the session with a peer was put off, and tells whether it was.
-func (s *Speaker) unhold(peer netip.Addr) bool {
-	timer := s.held[peer]
-	delete(s.held, peer)
+// forget ends a wait of a peer's, and tells whether there was one.
+func forget(waits map[netip.Addr]*time.Timer, peer netip.Addr) bool {
+	timer := waits[peer]
+	delete(waits, peer)
 	if timer != nil {
-		timer.Stop() // or it has run out, waits for s.mu, and will find nothing
+		timer.Stop() // or it has run out, waits for Speaker.mu, and will find nothing
 	}
 	return timer != nil
 }
@@ -191,20 +193,23 @@ func (s *Speaker) checkFull(peer netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t, opened := s.opened[peer]
-	if !opened || s.server == nil || prefixesFrom(s.server, peer) <= t.PrefixLimit {
+	if !opened || s.server == nil || s.full[peer] != nil || prefixesFrom(s.server, peer) <= t.PrefixLimit {
 		return
 	}
-	why := fmt.Sprintf("more than %d prefixes received (prefix_limit), none are wanted: next try in %v", t.PrefixLimit, s.fullRetry)
+	why := fmt.Sprintf("more than %d prefixes received (prefix_limit), none are wanted: have the router send none; next try in %v", t.PrefixLimit, s.fullRetry)
 	if err := s.server.DisablePeer(context.Background(), &api.DisablePeerRequest{Address: peer.String(), Communication: why}); err != nil {
-		return // disabled already, or ended
+		return // ended
 	}
 	s.log.Error("peer sends too much, its session is closed", "peer", peer, "prefix_limit", t.PrefixLimit, "after", s.fullRetry, "remedy", "have the router send nothing to this node")
-	time.AfterFunc(s.fullRetry, func() {
+	s.full[peer] = time.AfterFunc(s.fullRetry, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if _, opened := s.opened[peer]; opened && s.server != nil {
-			// One that was added anew in the meantime is enabled already: an error.
-			_ = s.server.EnablePeer(context.Background(), &api.EnablePeerRequest{Address: peer.String()})
+		if s.full[peer] == nil || s.server == nil {
+			return // removed in the meantime
+		}
+		delete(s.full, peer)
+		if err := s.server.EnablePeer(context.Background(), &api.EnablePeerRequest{Address: peer.String()}); err != nil {
+			s.log.Error("session not opened", "peer", peer, "err", err)
 		}
 	})
 }
@@ -239,7 +244,8 @@ func (s *Speaker) stop(srv *server.BgpServer) error {
 	}
 	ctx := context.Background() // Run's has ended
 	for _, p := range s.peers {
-		s.unhold(p.Address)
+		forget(s.held, p.Address)
+		forget(s.full, p.Address)
 		s.sessions.remove(p.Address, "stopping")
 	}
 	err := srv.DeletePath(ctx, &api.DeletePathRequest{TableType: api.TableType_GLOBAL})
@@ -519,7 +525,8 @@ func (s *Speaker) addPeer(ctx context.Context, p Peer, restarting bool) error {
 
 func (s *Speaker) deletePeer(ctx context.Context, peer netip.Addr) error {
 	s.sessions.remove(peer, "configuration changed")
-	if !s.unhold(peer) {
+	forget(s.full, peer)
+	if !forget(s.held, peer) {
 		if err := s.server.DeletePeer(ctx, &api.DeletePeerRequest{Address: peer.String()}); err != nil {
 			return fmt.Errorf("remove peer %v: %w", peer, err)
 		}

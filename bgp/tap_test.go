@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 	"golang.org/x/sys/unix"
@@ -27,7 +28,9 @@ type tap struct {
 	offer []*bgp.BGPMessage
 	// offeredAs is the type that all of it claims to be of; 0: what it is.
 	offeredAs byte
-	ttl       int // of our packets, SYN-ACK included
+	flood     []byte // sent after that, as it is
+	ttl       int    // of our packets, SYN-ACK included
+	password  string // TCP MD5, of the connection that it opens
 	// helper says that it keeps routes over restarts (RFC 4724).
 	helper bool
 
@@ -73,7 +76,7 @@ func (p *tap) listen(t *testing.T) {
 // dial opens the session itself, as a node does.
 func (p *tap) dial(t *testing.T) {
 	t.Helper()
-	conn, err := net.Dial("tcp", netip.AddrPortFrom(p.address, 179).String())
+	conn, err := connect(p.address, p.password)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +86,24 @@ func (p *tap) dial(t *testing.T) {
 		p.hangUp()
 		wg.Wait()
 	})
+}
+
+// connect opens a connection, signed with a password if there is one.
+func connect(address netip.Addr, password string) (net.Conn, error) {
+	d := net.Dialer{Timeout: time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+		if password == "" {
+			return nil
+		}
+		sig := unix.TCPMD5Sig{Keylen: uint16(len(password))}
+		sig.Addr.Family = unix.AF_INET
+		copy(sig.Addr.Data[2:], address.AsSlice())
+		copy(sig.Key[:], password)
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = unix.SetsockoptTCPMD5Sig(int(fd), unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
+		}), err)
+	}}
+	return d.Dial("tcp", netip.AddrPortFrom(address, 179).String())
 }
 
 // hangUp closes the connection without a word.
@@ -125,6 +146,7 @@ func (p *tap) speak(conn net.Conn) {
 				for _, m := range p.offer {
 					sendAs(conn, m, p.offeredAs)
 				}
+				conn.Write(p.flood)
 			}
 		}
 		p.mu.Lock()

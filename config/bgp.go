@@ -66,7 +66,7 @@ func (c *checker) peer(s peerEntry, own uint32) Peer {
 	c.belongs(peer.LocalAddress, "this node in bgp.peers")
 	peer.Passive, _ = want(c.report, s.Passive, false, parseBool)
 	c.families(s, &peer)
-	peer.PrefixLimit, _ = want(c.report, s.PrefixLimit, 100_000, between(1, 1<<32-1))
+	peer.PrefixLimit, _ = want(c.report, s.PrefixLimit, 1000, between(1, 1<<32-1))
 	if s.BFD.state == given {
 		peer.BFD = c.bfd(s.BFD, peer.Multihop != 0)
 	}

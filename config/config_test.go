@@ -46,11 +46,11 @@ func TestParseTakesTheContractAsItIsWritten(t *testing.T) {
 				{
 					Address: netip.MustParseAddr("10.0.1.254"), ASN: 64500, TTLSecurity: true, IPv4: true, IPv6: true,
 					BFD:      BFD{Interval: 100 * time.Millisecond, Multiplier: 3},
-					HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectRetryTime: time.Second, PrefixLimit: 100_000,
+					HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectRetryTime: time.Second, PrefixLimit: 1000,
 				},
 				{
 					Address: netip.MustParseAddr("2001:db8:1::254"), ASN: 64500, IPv4: true, IPv6: true,
-					HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectRetryTime: time.Second, PrefixLimit: 100_000,
+					HoldTime: 9 * time.Second, KeepaliveTime: 3 * time.Second, ConnectRetryTime: time.Second, PrefixLimit: 1000,
 				},
 			},
 		},

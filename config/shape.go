@@ -142,7 +142,7 @@ type peerEntry struct {
 	ExtendedNextHop value `yaml:"extended_next_hop" kind:"boolean" default:"false"`
 	// Prefixes of a family that it may send: none is used, all cost memory. Who sends more
 	// has its session closed, and is tried again a minute later.
-	PrefixLimit value `yaml:"prefix_limit" kind:"integer" range:"1..4294967295" default:"100000"`
+	PrefixLimit value `yaml:"prefix_limit" kind:"integer" range:"1..4294967295" default:"1000"`
 	// RFC 5880: a dead node is noticed after multiplier times interval. Left out: none.
 	BFD bfdSection `yaml:"bfd"`
 	// Beside bgp.communities, on all that it is told. Default: none.
