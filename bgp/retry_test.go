@@ -2,8 +2,10 @@ package bgp
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
+	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
 )
@@ -57,6 +59,52 @@ func TestWhatFailedIsDoneByTheNextCall(t *testing.T) {
 			}
 			r.plain.knows(t, tt.want)
 			s.end()
+		})
+	}
+}
+
+// The library waits for 5 s after a session was lost, and for 1 to 2 s with every session.
+func TestASessionThatLastedIsTriedAnewAtOnce(t *testing.T) {
+	for _, passive := range []bool{false, true} {
+		t.Run(fmt.Sprint("passive ", passive), func(t *testing.T) {
+			needNamespace(t, "198.51.100.254")
+			router := &tap{address: netip.MustParseAddr("198.51.100.254"), asn: 64500}
+			p := peer("198.51.100.254", 64500)
+			cfg := config(p)
+			reach := func(*testing.T) {}
+			if passive {
+				cfg.Peers[0].Passive, cfg.Listen, reach = true, netip.MustParseAddrPort("198.51.100.254:179"), router.dial
+			} else {
+				router.listen(t)
+			}
+			s, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.lasting = 0
+			n := &node{Speaker: s}
+			n.run(t)
+			announce(t, n, "203.0.113.10/32")
+			const route = "203.0.113.10/32 via 198.51.100.254 as [64512] communities [] large [] local-pref 0"
+			if passive {
+				until(t, soon, func() string { return states(n, "active") })
+			}
+			reach(t)
+			router.knows(t, route)
+			router.hangUp()
+			lost := time.Now()
+			until(t, soon, func() string { return states(n, "") })
+			for router.up() < 2 && time.Since(lost) < 5*time.Second {
+				if st := s.Peers()[0]; st.State != established && st.LastError == "" {
+					t.Fatalf("got %+v, want it to say why the session is down", st)
+				}
+				if passive && states(n, "active") == "" {
+					reach(t)
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			until(t, time.Second, func() string { return states(n, established) })
+			until(t, time.Second, func() string { return differ(router.heard(), []string{route, route}) })
 		})
 	}
 }

@@ -20,6 +20,8 @@ const (
 type sessions struct {
 	log *slog.Logger
 	up  func(peer netip.Addr) // hears of sessions before anything is read in them; may be nil
+	// lost hears of sessions that were up for so long; may be nil.
+	lost func(peer netip.Addr, lasted time.Duration)
 	// full is called when a peer may have sent more prefixes than its limit; not nil where
 	// there are limits.
 	full func(peer netip.Addr)
@@ -98,8 +100,12 @@ func (s *sessions) enter(peer netip.Addr, state string) {
 		p.since = time.Now()
 		s.log.Info("session up", "peer", peer)
 	case was == established:
+		lasted := time.Since(p.since)
 		p.since = time.Now()
 		s.log.Warn("session down", "peer", peer, "reason", p.reason)
+		if s.lost != nil {
+			s.lost(peer, lasted)
+		}
 	}
 }
 

@@ -38,6 +38,7 @@ type Speaker struct {
 	left      bool                       // sessions are for the next process to go on with
 
 	fullRetry time.Duration // after which peers that sent too much are tried again
+	lasting   time.Duration // that a session has to be up for to be tried anew at once
 }
 
 // PeerStatus is how the session with one peer stands.
@@ -76,8 +77,14 @@ func New(cfg Config) (*Speaker, error) {
 		routes:    make(map[netip.Prefix]lb.Route),
 		announced: make(map[netip.Prefix]lb.Route),
 		fullRetry: time.Minute,
+		lasting:   10 * time.Second,
 	}
 	s.sessions.up, s.sessions.full = cfg.Up, func(peer netip.Addr) { go s.checkFull(peer) }
+	s.sessions.lost = func(peer netip.Addr, lasted time.Duration) {
+		if lasted >= s.lasting {
+			go s.reopen(peer)
+		}
+	}
 	s.take(cfg.Peers)
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(collector{s}); err != nil {
@@ -212,6 +219,25 @@ func (s *Speaker) checkFull(peer netip.Addr) {
 			s.log.Error("session not opened", "peer", peer, "err", err)
 		}
 	})
+}
+
+// reopen has a lost session tried anew at once. The library would wait for 5 s, and refuse
+// a router that is back sooner. A session that did not last has to wait: the next one may
+// come to the same end.
+func (s *Speaker) reopen(peer netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t, opened := s.opened[peer]
+	if !opened || s.server == nil || s.left || s.full[peer] != nil || s.sessions.get(peer).state == established {
+		return
+	}
+	err := s.server.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: peer.String()})
+	if err == nil {
+		err = s.open(context.Background(), t.Peer, false)
+	}
+	if err != nil {
+		s.log.Error("session not opened", "peer", peer, "err", err)
+	}
 }
 
 // Resume says that packets were forwarded all the time since the sessions of a process
@@ -512,8 +538,12 @@ func (s *Speaker) resend(ctx context.Context, had, has terms) error {
 }
 
 func (s *Speaker) addPeer(ctx context.Context, p Peer, restarting bool) error {
-	t := s.terms(p)
 	s.sessions.add(p)
+	return s.open(ctx, p, restarting)
+}
+
+func (s *Speaker) open(ctx context.Context, p Peer, restarting bool) error {
+	t := s.terms(p)
 	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: apiPeer(p, t.v4, t.v6, graceful{s.cfg.RestartTime, restarting})}); err != nil {
 		s.sessions.remove(p.Address, "not added")
 		delete(s.opened, p.Address)
