@@ -268,3 +268,55 @@ func TestMembersHaveTheSameBases(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// TestMembersThatStartTogetherEndTheSame: each sees backends down first and up a little
+// later, and all at times of their own.
+func TestMembersThatStartTogetherEndTheSame(t *testing.T) {
+	service := lb.Service{Name: "web", MinHealthy: lb.Quorum{Value: 1}, FlowLifetime: 10 * time.Minute}
+	for i := range 3 {
+		service.Backends = append(service.Backends, lb.Backend{Name: fmt.Sprintf("web%d", i), Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), Weight: 100})
+	}
+	for seed := range uint64(100) {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 0))
+			ctx, cancel := context.WithCancel(t.Context())
+			f := &fleet{members: make(map[string]*fleetMember)}
+			var starting sync.WaitGroup
+			for _, name := range []string{"lb1", "lb2", "lb3"} {
+				starts := time.Duration(random.IntN(2500)) * time.Millisecond
+				downs, ups := make([]time.Duration, 3), make([]time.Duration, 3)
+				for i := range downs {
+					downs[i] = time.Duration(random.IntN(400)) * time.Millisecond
+					ups[i] = downs[i] + time.Duration(random.IntN(1200))*time.Millisecond
+				}
+				starting.Go(func() {
+					time.Sleep(starts)
+					m := f.join(ctx, t, name, service)
+					see := func(at time.Duration, backend, state string) {
+						time.Sleep(at)
+						m.world.mu.Lock()
+						m.observe(&m.world.members["lb1"].Report, backend, state)
+						m.world.mu.Unlock()
+						m.control.Wake()
+					}
+					for i := range downs {
+						starting.Go(func() {
+							see(downs[i], service.Backends[i].Name, "down")
+							see(ups[i]-downs[i], service.Backends[i].Name, "up")
+						})
+					}
+				})
+			}
+			starting.Wait()
+			time.Sleep(3 * time.Second)
+			cancel()
+			synctest.Wait()
+			lb1 := f.members["lb1"]
+			for _, name := range []string{"lb2", "lb3"} {
+				if m := f.members[name]; !slices.Equal(m.tables[0].Bases, lb1.tables[0].Bases) {
+					t.Errorf("seed %d: %s has other bases than lb1: steps\n%v\n%v", seed, name, m.control.passages["web"].history, lb1.control.passages["web"].history)
+				}
+			}
+		})
+	}
+}
