@@ -29,10 +29,12 @@ generate: ## rebuild the BPF objects, and the schemas and reference of the confi
 	scripts/need clang-19 llvm-19 libbpf-dev linux-libc-dev
 	go generate ./...
 
-# One package at a time: the end-to-end tests measure how fast nodes react.
+# Those that measure how fast nodes react are run one at a time, the others before.
+IN_TIME := backend|bfd|bgp|cluster|cmd/halfproxy|doctor|health|lab
 test: ## run every test, with the race detector; as root, else the kernel's are skipped
 	scripts/need gcc libc6-dev frr bird2 exabgp iproute2 ethtool curl chromium prometheus rpm
-	CGO_ENABLED=1 go test -race -p 1 -timeout 30m ./...
+	CGO_ENABLED=1 go test -race -timeout 30m $$(go list ./... | grep -vE '/($(IN_TIME))$$')
+	CGO_ENABLED=1 go test -race -p 1 -timeout 30m $$(go list ./... | grep -E '/($(IN_TIME))$$')
 	go -C deploy/package test ./...
 
 # -short: packets are slow where the CPU is emulated, and the program's arithmetic

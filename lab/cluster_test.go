@@ -15,6 +15,7 @@ import (
 
 // An order is given to one node, by the command that people use.
 func TestAnOrderHoldsOnEveryNodeAndOverRestarts(t *testing.T) {
+	t.Parallel()
 	l := start(t, Options{})
 	order := func(n *Node, words ...string) string {
 		t.Helper()

@@ -27,6 +27,7 @@ const echoPort = 5353
 // Datagrams of 8 kB go to the VIP in fragments, and back past the nodes. And the way to
 // the VIP can be traced.
 func TestDatagramsGoThroughWholeAndInFragments(t *testing.T) {
+	t.Parallel()
 	for _, forward := range []lb.Forward{lb.L2, lb.IPIP} {
 		t.Run(forward.String(), func(t *testing.T) {
 			l := start(t, Options{Forward: forward})

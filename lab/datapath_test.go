@@ -17,6 +17,7 @@ import (
 )
 
 func TestAnAnnouncedVIPAnswersPing(t *testing.T) {
+	t.Parallel()
 	l := start(t, Options{})
 	for _, vip := range VIPs.All() {
 		if err := ping(l.ClientNS(), vip); err != nil {
@@ -74,6 +75,7 @@ func ping(ns *netns.NS, to netip.Addr) error {
 // The way to the backends has room for 1500 bytes, and what the client sends is
 // that long: it has to hear from a node what fits once the outer header is on.
 func TestUploadsFindThePathsMTU(t *testing.T) {
+	t.Parallel()
 	for _, forward := range Forwards {
 		if forward == lb.L2 {
 			continue

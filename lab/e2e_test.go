@@ -19,6 +19,7 @@ import (
 )
 
 func TestTheVIPAnswersBehindEveryRouterWithEveryForward(t *testing.T) {
+	t.Parallel()
 	for _, router := range []string{Embedded, FRR, BIRD} {
 		for _, forward := range Forwards {
 			if router != Embedded && forward > lb.IPIP {

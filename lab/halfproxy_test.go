@@ -24,6 +24,7 @@ import (
 //	       ▲  192.168.1.1 > 10.2.0.1   same addresses │
 //	       └────────── 10.2.0.1 > 192.168.1.1 ────────┘
 func TestHalfProxySeesHalfOfAConversation(t *testing.T) {
+	t.Parallel()
 	for _, forward := range Forwards {
 		t.Run(forward.String(), func(t *testing.T) {
 			l := start(t, Options{Nodes: 1, Backends: 1, Forward: forward})

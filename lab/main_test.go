@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -68,7 +69,8 @@ func testOptions(pid int) Options {
 	return Options{Prefix: fmt.Sprintf("hptest-lab-%d-", pid), Binary: built}
 }
 
-// start builds a lab that serves, and takes it down when the test ends.
+// start builds a lab that serves, and takes it down when the test ends. It may stand
+// beside those of other tests: two at a time do on two cores, where nothing is measured.
 func start(t *testing.T, o Options) *Lab {
 	t.Helper()
 	needRoot(t)
@@ -79,7 +81,8 @@ func start(t *testing.T, o Options) *Lab {
 		}
 	}
 	test := testOptions(os.Getpid())
-	o.Prefix, o.Binary, o.Log = test.Prefix, test.Binary, slog.New(slog.NewTextHandler(t.Output(), nil))
+	own := crc32.ChecksumIEEE([]byte(t.Name()))
+	o.Prefix, o.Binary, o.Log = fmt.Sprintf("%s%08x-", test.Prefix, own), test.Binary, slog.New(slog.NewTextHandler(t.Output(), nil))
 	l, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

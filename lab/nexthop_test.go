@@ -11,6 +11,7 @@ import (
 // IPv6 VIPs go over the node's IPv4 session, whose own address says nothing of their
 // next hop: that is an address of the interface, which may get another one.
 func TestNextHopsFollowTheAddressesOfTheNode(t *testing.T) {
+	t.Parallel()
 	l := start(t, Options{Router: FRR, Nodes: 1})
 	n := l.Nodes()[0]
 	before, err := n.Status(t.Context())

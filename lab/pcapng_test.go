@@ -119,6 +119,7 @@ func ended(t *testing.T, n *Node, captures int) {
 // What a capture has is held against what the switch has, byte for byte: the
 // frames that went to the node, and those that came from it.
 func TestACaptureHasWhatGoesThroughTheNode(t *testing.T) {
+	t.Parallel()
 	for _, forward := range Forwards {
 		t.Run(forward.String(), func(t *testing.T) {
 			l := start(t, Options{Nodes: 1, Forward: forward})
@@ -187,6 +188,7 @@ func TestACaptureHasWhatGoesThroughTheNode(t *testing.T) {
 }
 
 func TestACaptureOfDropsAndOfWhatPasses(t *testing.T) {
+	t.Parallel()
 	l := start(t, Options{Nodes: 1, Backends: 1})
 	n := l.Nodes()[0]
 	client := l.Client()
@@ -226,6 +228,7 @@ func TestACaptureOfDropsAndOfWhatPasses(t *testing.T) {
 }
 
 func TestACaptureEndsWithItsCommandAndThereIsOneAtATime(t *testing.T) {
+	t.Parallel()
 	l := start(t, Options{Nodes: 1})
 	n := l.Nodes()[0]
 	c := startCapture(t, n)

@@ -16,6 +16,7 @@ import (
 )
 
 func TestAReloadKeepsSessionsAndHealth(t *testing.T) {
+	t.Parallel()
 	l := start(t, Options{Nodes: 1})
 	node := l.Nodes()[0]
 	original, err := os.ReadFile(node.config)

@@ -12,6 +12,7 @@ import (
 // have, and a service more. Meanwhile nodes differ, and say so, and serve what both
 // files have by the same table.
 func TestNodesWithAnOldAndANewFileServeWhatBothHave(t *testing.T) {
+	t.Parallel()
 	l := start(t, Options{})
 	digests(t, l)
 	status, err := l.Nodes()[0].Status(t.Context())

@@ -36,6 +36,7 @@ func traceCommand(t *testing.T, n *Node, args ...string) (admin.Trace, string, i
 // A trace is believed when the flow's packets, sent through the node, arrive at
 // the backend that it named, sent on as it said.
 func TestTheBackendThatATraceNamesIsTheOneThatGetsThePackets(t *testing.T) {
+	t.Parallel()
 	for _, forward := range Forwards {
 		t.Run(forward.String(), func(t *testing.T) {
 			const flows = 16
@@ -107,6 +108,7 @@ func TestTheBackendThatATraceNamesIsTheOneThatGetsThePackets(t *testing.T) {
 }
 
 func TestATraceOfAFlowThatIsNotForwardedSaysNoAndWhy(t *testing.T) {
+	t.Parallel()
 	l := start(t, Options{Nodes: 1, Backends: 1})
 	n := l.Nodes()[0]
 	vip := VIPs.V4.String()
