@@ -34,7 +34,7 @@ var update = flag.Bool("update", false, "write what was seen into the scenario f
 //	hold up D                       of routes that were withdrawn (first block only)
 //	notice D                        before routes change (first block only)
 //	service NAME vips=A,B backends=X,Y:WEIGHT [min_healthy=N|N%] [panic_below=N%] [none_healthy=use_all] [interval=D] [path=P] [quic=N] [net=N] [slow_start=D] [med=N]
-//	                                [tracking=none|all] [flow_lifetime=D]
+//	                                [tracking=none|all] [flow_lifetime=D] [observers=K]
 //	                                a backend has the same address in all services, in the same net
 //	aggregate PREFIX [alone]        there is, alone: with no VIP in it told to anybody who is told of it
 //	no aggregates
@@ -430,6 +430,8 @@ func (w *world) setService(name string, words []string) {
 			s.Announce.MED = &med
 		case "quic":
 			s.QUIC = lb.QUIC{ServerIDLength: w.number(value)}
+		case "observers":
+			s.Observers = w.number(value)
 		case "none_healthy":
 			s.UseAll = value == "use_all"
 		case "panic_below":
@@ -674,7 +676,19 @@ func (w *world) Records() []lb.Record {
 	return records
 }
 
-func (w *world) SetTargets([]lb.Target) {}
+// SetTargets tells of what is checked where not everybody checks everything.
+func (w *world) SetTargets(targets []lb.Target) {
+	if !slices.ContainsFunc(w.services, func(s lb.Service) bool { return s.Observers > 0 }) {
+		return
+	}
+	names := []string{}
+	for _, t := range targets {
+		names = append(names, t.Backend)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls = append(w.calls, fmt.Sprintf("checks %v", names))
+}
 
 func (w *world) Observations() []lb.Observation {
 	w.mu.Lock()
