@@ -83,6 +83,9 @@ func (c *Cluster) library() *memberlist.Config {
 	ml.SuspicionMult, ml.SuspicionMaxTimeoutMult = 3, 3
 	ml.GossipInterval, ml.GossipNodes, ml.RetransmitMult = 50*time.Millisecond, 4, c.queue.RetransmitMult
 	ml.PushPullInterval, ml.TCPTimeout = 10*time.Second, 2*time.Second
+	// LZW makes and clears a table of 64 KiB for each packet, and most of what is sent are
+	// hashes, which do not get shorter.
+	ml.EnableCompression = false
 	ml.GossipToTheDeadTime, ml.DeadNodeReclaimTime = c.timing.gossipToTheDead, 10*time.Second
 	return ml
 }
