@@ -5,7 +5,7 @@
 // netlink, ethtool, /proc, by binding a port for a moment, by connecting to a
 // router. The rest are pure functions that judge them:
 //
-//	gather ──► host ──► system, interfaces, pinning, backends, vips, listening, names, peers ──► Report
+//	gather ──► host ──► system, interfaces, reversePaths, pinning, backends, vips, listening, names, peers ──► Report
 //
 // It changes nothing on the host. What it sends are datagrams to the discard
 // port of backends whose link-layer address the kernel does not know, so that
@@ -14,6 +14,5 @@
 //
 // Whether backends serve is for health checks to find out, and for status to
 // show: one whose link-layer address the kernel still knows counts as there. What
-// a backend needs on its own host, such as arp_ignore and rp_filter, is not looked
-// at: it is another machine.
+// a backend needs on its own host is looked at there, by ExamineBackend.
 package doctor

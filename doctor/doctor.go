@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -88,7 +90,8 @@ func Examine(ctx context.Context, cfg Config) Report {
 		cfg.XDPMode = auto
 	}
 	if len(cfg.Interfaces) == 0 {
-		cfg.Interfaces = outgoing()
+		links := outgoing(netlink.FAMILY_ALL)
+		cfg.Interfaces = namesOf(slices.DeleteFunc(links, func(l *netlink.LinkAttrs) bool { return !isEthernet(l) }))
 	}
 	h := gather(ctx, cfg)
 	return Report{Findings: judge(cfg, h), LookedAt: lookedAt(h), Unchecked: append(h.unknown, unchecked(cfg, h)...)}
@@ -99,6 +102,7 @@ func judge(cfg Config, h host) []Finding {
 	findings := slices.Concat(
 		system(h),
 		interfaces(cfg, h),
+		reversePaths(h),
 		pinning(cfg, h),
 		backends(cfg, h),
 		vips(cfg, h),

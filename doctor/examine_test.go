@@ -206,6 +206,13 @@ func TestEveryFaultIsFoundAndGoneOnceItsRemedyIsHeeded(t *testing.T) {
 			want:  "eth7: there is no such interface, there is eth0",
 		},
 		{
+			fault: "a strict filter, and answers would leave by another interface",
+			plant: func(t *testing.T, w *world) {
+				shell(t, w.lb, "ip link add eth1 type veth peer name far1 && ip link set dev eth1 up && ip link set dev far1 up && ip route add default dev eth1 && sysctl -qw net.ipv4.conf.all.rp_filter=1")
+			},
+			want: "eth0: rp_filter is strict, and the default route leaves by eth1: what is for this host itself and comes in here from afar is dropped, ICMP errors about outer packets, BGP and answers to checks among it",
+		},
+		{
 			fault: "another program sits on the interface, put there by ip",
 			plant: func(t *testing.T, w *world) {
 				shell(t, w.lb, "ip link set dev eth0 xdpdrv object ../xdp/pass_bpfel.o section xdp")

@@ -9,6 +9,8 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,6 +44,7 @@ func gather(ctx context.Context, cfg Config) host {
 	}
 	h.gatherAddresses(byIndex)
 	h.gatherLinks(cfg, byIndex)
+	h.exits4, h.exits6 = namesOf(outgoing(netlink.FAMILY_V4)), namesOf(outgoing(netlink.FAMILY_V6))
 	h.gatherWays(ctx, cfg, byIndex)
 	h.gatherVIPs(cfg, byIndex)
 	h.gatherListeners(cfg)
@@ -85,13 +88,13 @@ func (h *host) gatherAddresses(byIndex map[int]*netlink.LinkAttrs) {
 	}
 }
 
-// outgoing names the interfaces that the default routes leave by.
-func outgoing() []string {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+// outgoing gives the interfaces that the default routes of a family leave by.
+func outgoing(family int) []*netlink.LinkAttrs {
+	routes, err := netlink.RouteList(nil, family)
 	if err != nil {
 		return nil
 	}
-	var list []string
+	var list []*netlink.LinkAttrs
 	for _, r := range routes {
 		if r.Dst != nil {
 			if bits, _ := r.Dst.Mask.Size(); bits > 0 {
@@ -104,12 +107,33 @@ func outgoing() []string {
 		}
 		for _, index := range hops {
 			l, err := netlink.LinkByIndex(index)
-			if err == nil && isEthernet(l.Attrs()) && !slices.Contains(list, l.Attrs().Name) {
-				list = append(list, l.Attrs().Name)
+			if err == nil && !slices.ContainsFunc(list, func(known *netlink.LinkAttrs) bool { return known.Index == index }) {
+				list = append(list, l.Attrs())
 			}
 		}
 	}
 	return list
+}
+
+func namesOf(links []*netlink.LinkAttrs) (names []string) {
+	for _, l := range links {
+		names = append(names, l.Name)
+	}
+	return names
+}
+
+// rpFilter is the value that counts for an interface.
+func rpFilter(name string) (value int) {
+	for _, of := range []string{"all", name} {
+		text, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + of + "/rp_filter")
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			value = max(value, n)
+		}
+	}
+	return value
 }
 
 // gatherWays looks up the routes to all backends, and has the kernel ask for

@@ -29,7 +29,7 @@ func (h *host) gatherLinks(cfg Config, byIndex map[int]*netlink.LinkAttrs) {
 		l := link{
 			name: name, exists: true, mtu: attrs.MTU, ethernet: isEthernet(attrs),
 			up: attrs.RawFlags&unix.IFF_UP != 0, carrier: attrs.RawFlags&unix.IFF_LOWER_UP != 0,
-			program: programOf(attrs, cfg.Pins),
+			program: programOf(attrs, cfg.Pins), rpFilter: rpFilter(name),
 		}
 		l.native, l.scatters, l.gathers = xdpFeatures(attrs.Index)
 		if err := l.askDriver(); err != nil {

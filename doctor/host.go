@@ -28,6 +28,8 @@ type host struct {
 	addresses []address // that this host has
 	others    []string  // the names of all its Ethernet interfaces
 
+	exits4, exits6 []string // interfaces that the default routes leave by
+
 	unknown []string // what could not be found out, and why
 }
 
@@ -72,6 +74,8 @@ type link struct {
 
 	channel           string // the kind of queue that receives: combined or rx
 	queues, maxQueues int    // of channel; 0: the driver does not say
+
+	rpFilter int // IPv4's reverse path filter, that counts: 0 none, 1 strict, 2 loose
 
 	far *farEnd // of a veth; nil: none, or not found
 }

@@ -12,22 +12,8 @@ import (
 func interfaces(cfg Config, h host) []Finding {
 	var found []Finding
 	for _, l := range h.links {
-		if !l.exists {
-			found = append(found, Finding{
-				Check: "interface", Severity: Problem,
-				What:   fmt.Sprintf("%s: there is no such interface, there is %s", l.name, strings.Join(h.others, ", ")),
-				Where:  cfg.File,
-				Remedy: "node.interfaces: the names of those that carry VIP traffic",
-			})
-			continue
-		}
-		if !l.ethernet {
-			found = append(found, Finding{
-				Check: "interface", Severity: Problem,
-				What:   l.name + ": is no Ethernet interface",
-				Where:  cfg.File,
-				Remedy: fmt.Sprintf("node.interfaces: one of %s in place of %s", strings.Join(h.others, ", "), l.name),
-			})
+		if f := missing(l, h, cfg.File, "node.interfaces"); len(f) > 0 {
+			found = append(found, f...)
 			continue
 		}
 		found = append(found, cable(l)...)
@@ -36,6 +22,27 @@ func interfaces(cfg Config, h host) []Finding {
 		found = append(found, veth(cfg, h, l)...)
 	}
 	return append(found, redirects(cfg, h)...)
+}
+
+// missing judges whether l is an interface that a program can sit on. option names it in file.
+func missing(l link, h host, file, option string) []Finding {
+	switch {
+	case !l.exists:
+		return []Finding{{
+			Check: "interface", Severity: Problem,
+			What:   fmt.Sprintf("%s: there is no such interface, there is %s", l.name, strings.Join(h.others, ", ")),
+			Where:  file,
+			Remedy: option + ": the names of those that carry VIP traffic",
+		}}
+	case !l.ethernet:
+		return []Finding{{
+			Check: "interface", Severity: Problem,
+			What:   l.name + ": is no Ethernet interface",
+			Where:  file,
+			Remedy: fmt.Sprintf("%s: one of %s in place of %s", option, strings.Join(h.others, ", "), l.name),
+		}}
+	}
+	return nil
 }
 
 // cable judges whether frames come in at all.

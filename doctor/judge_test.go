@@ -49,6 +49,7 @@ func flawless() (Config, host) {
 		names:     []name{{name: "lb2.example.net"}},
 		peers:     []peer{{address: router, source: netip.MustParseAddr("10.0.1.1")}},
 		addresses: []address{{netip.MustParsePrefix("10.0.1.1/24"), "eth0"}},
+		exits4:    []string{"eth0"},
 		others:    []string{"eth0", "eth1"},
 	}
 }
@@ -278,6 +279,11 @@ func TestEachFaultIsOneFindingWithItsRemedy(t *testing.T) {
 			"ip link set dev eth0 mtu 1544   # and all on the way; else see that backends offer a smaller MSS: ip route change $(ip route show default) advmss 1459", "",
 		}},
 
+		{"a strict filter aside of the default route", func(_ *Config, h *host) { h.links[0].rpFilter, h.exits4 = 1, []string{"eth1", "wg0"} }, Finding{
+			"rp_filter", Warning,
+			"eth0: rp_filter is strict, and the default route leaves by eth1, wg0: what is for this host itself and comes in here from afar is dropped, ICMP errors about outer packets, BGP and answers to checks among it",
+			"sysctl -w net.ipv4.conf.eth0.rp_filter=2", "",
+		}},
 		{"a VIP on lo", func(_ *Config, h *host) {
 			h.vips[0].on = []address{{netip.MustParsePrefix("203.0.113.10/32"), "lo"}}
 			h.vips[0].local = "local 203.0.113.10/32 dev lo"
@@ -379,6 +385,9 @@ func TestWhatIsNoFaultIsNotFound(t *testing.T) {
 			cfg.Running, cfg.Attached = true, []string{"eth0"}
 			h.links[0].program = &program{id: 7, name: "balance", mode: native, link: 3}
 		}},
+		{"with a strict filter, where the default route leaves", func(_ *Config, h *host) { h.links[0].rpFilter = 1 }},
+		{"with a loose filter", func(_ *Config, h *host) { h.links[0].rpFilter, h.exits4 = 2, []string{"eth1"} }},
+		{"with a strict filter and no default route", func(_ *Config, h *host) { h.links[0].rpFilter, h.exits4 = 1, nil }},
 		{"with an l2 way of 1500 bytes", func(_ *Config, h *host) { h.ways[0].mtu = 1500 }},
 		{"with an ipip way of 1520 bytes", func(_ *Config, h *host) { h.ways[1].mtu = 1520 }},
 	} {

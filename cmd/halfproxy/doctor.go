@@ -1,13 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,23 +29,15 @@ func doctorCommand() *cobra.Command {
 		Long: `Say what on this host would keep packets from flowing, and what mends it.
 
 It changes nothing, and works before the first start as well as beside a running
-node. Exit code 0: nothing was found; 1: something was.`,
+node. With a backend's file it looks at a backend's host. Exit code 0: nothing was found; 1: something was.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var report doctor.Report
 			if config.OfBackend(path) {
-				return notABackend(path)
+				report = examineBackend(cmd.Context(), path)
+			} else {
+				report = examineNode(cmd.Context(), path, socket, pin)
 			}
-			cfg, report := prescription(path)
-			if socket == "" {
-				socket = cfg.Admin.Socket
-			}
-			examined := doctorConfig(path, cfg)
-			examined.Pins = pin
-			askNode(cmd.Context(), socket, &examined, &report)
-			found := doctor.Examine(cmd.Context(), examined)
-			report.Findings = append(report.Findings, found.Findings...)
-			report.Unchecked = append(report.Unchecked, found.Unchecked...)
-			report.LookedAt = append(report.LookedAt, found.LookedAt...)
 			printReport(cmd.OutOrStdout(), report)
 			if n := len(report.Findings); n > 0 {
 				return fmt.Errorf("doctor: %s", count(n, "finding"))
@@ -55,13 +52,59 @@ node. Exit code 0: nothing was found; 1: something was.`,
 	return cmd
 }
 
-// notABackend says what looks at a backend.
-func notABackend(path string) error {
+// examineNode is doctor of a node's host. socket is that of the configuration where it is
+// empty.
+func examineNode(ctx context.Context, path, socket, pin string) doctor.Report {
+	cfg, report := prescription(path)
+	examined := doctorConfig(path, cfg)
+	examined.Pins = pin
+	askNode(ctx, cmp.Or(socket, cfg.Admin.Socket), &examined, &report)
+	found := doctor.Examine(ctx, examined)
+	report.Findings = append(report.Findings, found.Findings...)
+	report.Unchecked = append(report.Unchecked, found.Unchecked...)
+	report.LookedAt = append(report.LookedAt, found.LookedAt...)
+	return report
+}
+
+// examineBackend is doctor of a backend's host.
+func examineBackend(ctx context.Context, path string) doctor.Report {
 	cfg, err := config.LoadBackend(path)
 	if err != nil {
-		return err
+		return doctor.Report{
+			Findings: []doctor.Finding{{
+				Check: "configuration", Severity: doctor.Problem,
+				What:   fmt.Sprintf("%s: the backend does not start with it: %s", path, firstLine(err)),
+				Remedy: "halfproxy check --config " + path,
+			}},
+			Unchecked: []string{"anything else: the configuration is wrong"},
+		}
 	}
-	return fmt.Errorf("%s is a backend's, and doctor is for nodes: `curl http://%v/healthz` tells what is not in place on a backend", path, cfg.HTTP.Listen)
+	examined := doctor.BackendConfig{File: path, Interfaces: cfg.Interfaces, VIPs: cfg.VIPs, Decap: len(cfg.Decap) > 0}
+	examined.Running, examined.Faults = askBackend(ctx, cfg.HTTP.Listen)
+	report := doctor.ExamineBackend(ctx, examined)
+	report.LookedAt = append([]string{"configuration: " + path}, report.LookedAt...)
+	return report
+}
+
+// askBackend finds out whether `halfproxy backend` runs here, and what it lacks.
+func askBackend(ctx context.Context, at netip.AddrPort) (running bool, faults []string) {
+	const patience = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%v/healthz", at), nil)
+	if err != nil {
+		return false, nil
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return false, nil
+	}
+	defer answer.Body.Close()
+	var health admin.Health
+	if err := json.NewDecoder(answer.Body).Decode(&health); err != nil || health.Status == "" {
+		return false, nil // somebody else listens there
+	}
+	return true, health.Reasons
 }
 
 // prescription reads the configuration as far as it can be read. What keeps a

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -164,8 +166,28 @@ func TestCheckKnowsABackendsFile(t *testing.T) {
 			t.Errorf("%s: got code %d, %s%swant %d and %q", tt.name, code, stdout, stderr, tt.code, want)
 		}
 	}
-	if _, stderr, code := call(t, "doctor", "--config", write(t, good)); code != exitNo || !strings.Contains(stderr, "http://127.0.0.1:9871/healthz") {
-		t.Errorf("doctor: got code %d, %s, want what looks at a backend", code, stderr)
+}
+
+func TestDoctorLooksAtABackend(t *testing.T) {
+	const lacks = "vip 203.0.113.10 is not on lo"
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		fmt.Fprintf(w, `{"status":"unhealthy","reasons":[%q]}`, lacks)
+	}))
+	listen := backend.Listener.Addr().String()
+	file := write(t, "interfaces: [eth9]\nvips: [203.0.113.10]\nhttp: {listen: \""+listen+"\"}\n")
+	stdout, _, code := call(t, "doctor", "--config", file)
+	for _, want := range []string{"problem  halfproxy backend says: " + lacks + "\n", "eth9: there is no such interface", file + ": interfaces: the names of"} {
+		if code != exitNo || !strings.Contains(stdout, want) {
+			t.Errorf("got code %d, %s, want %d and %q", code, stdout, exitNo, want)
+		}
+	}
+	backend.Close()
+	if stdout, _, _ = call(t, "doctor", "--config", file); strings.Contains(stdout, lacks) || !strings.Contains(stdout, "`halfproxy backend` does not run") {
+		t.Errorf("without a backend that runs: got %s", stdout)
+	}
+	if stdout, _, code = call(t, "doctor", "--config", write(t, "interfaces: [eth0]\nvips: [203.0.113.10]\ndecap: [ipip]\n")); code != exitNo || !strings.Contains(stdout, "the backend does not start with it: ") {
+		t.Errorf("a wrong file: got code %d, %s", code, stdout)
 	}
 }
 
