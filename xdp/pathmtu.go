@@ -22,11 +22,12 @@ import (
 type pathErrors struct {
 	d       *Dataplane
 	readers *sync.WaitGroup
-	sockets map[outerKind]*os.File // nil: there could be none, which was told of
+	sockets map[outerKind]*os.File // nil: there could be none
+	told    bool                   // of that
 }
 
 func newPathErrors(d *Dataplane, readers *sync.WaitGroup) *pathErrors {
-	return &pathErrors{d, readers, make(map[outerKind]*os.File)}
+	return &pathErrors{d: d, readers: readers, sockets: make(map[outerKind]*os.File)}
 }
 
 // outerKind tells outer packets apart whose errors come to one socket.
@@ -65,8 +66,11 @@ func (p *pathErrors) listen(ctx context.Context) {
 		socket, err := openErrorSocket(kind)
 		p.sockets[kind] = socket
 		if err != nil {
-			p.d.log.Warn("what routers say of outer packets that are too big is not heard", "err", err,
-				"remedy", "give the process CAP_NET_RAW, or have no link on the way to the backends take less than the node's own")
+			if !p.told {
+				p.d.log.Warn("what routers say of outer packets that are too big is not heard", "err", err,
+					"remedy", "give the process CAP_NET_RAW, or have no link on the way to the backends take less than the node's own")
+			}
+			p.told = true
 			continue
 		}
 		context.AfterFunc(ctx, func() { socket.Close() })

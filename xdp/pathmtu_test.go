@@ -1,13 +1,20 @@
 package xdp
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/halfproxy/halfproxy/internal/netns"
 	"github.com/halfproxy/halfproxy/lb"
@@ -66,5 +73,35 @@ func TestAPathThatNarrowsBehindTheFirstLink(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestWithoutRawSocketsItIsSaidOnceThatErrorsAreNotHeard(t *testing.T) {
+	needRoot(t)
+	var log bytes.Buffer
+	d, err := New(Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	must(t, err)
+	t.Cleanup(func() { must(t, d.Close()) })
+	apply(t, d, table("four", lb.IPIP, 13, vips(4), "203.0.113.1"), table("six", lb.GUE, 13, vips(6), "2001:db8:3::1"))
+	ctx, cancel := context.WithCancel(t.Context())
+	var readers sync.WaitGroup
+	errs := newPathErrors(d, &readers)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends without its capabilities
+		none := [2]unix.CapUserData{}
+		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0]); err != nil {
+			t.Error(err)
+			return
+		}
+		errs.listen(ctx)
+		errs.listen(ctx)
+	}()
+	<-done
+	cancel()
+	readers.Wait()
+	if got := strings.Count(log.String(), "give the process CAP_NET_RAW"); got != 1 || len(errs.sockets) != 3 {
+		t.Errorf("told %d times of %d kinds of packets, want once of 3:\n%s", got, len(errs.sockets), log.String())
 	}
 }
