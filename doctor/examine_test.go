@@ -432,6 +432,9 @@ func TestARunningNodeIsNoFault(t *testing.T) {
 	occupy(t, w.lb, "udp", "10.3.0.11:7946")
 	w.bgp.Close() // it has accepted the node's session, and takes no other
 	shell(t, w.lb, "ip link set dev eth0 xdpdrv object ../xdp/pass_bpfel.o section xdp")
+	for _, vip := range []string{"203.0.113.10", "2001:db8::10"} { // as it has while checks go by way of VIPs
+		shell(t, w.lb, "ip route add "+vip+" dev eth0 proto 176 metric 512 && ip route add blackhole "+vip+" proto 176 metric 1024")
+	}
 	w.cfg.Running, w.cfg.Attached = true, []string{"eth0"}
 	if report := w.examine(t); len(report.Findings) > 0 {
 		t.Errorf("got %+v, want nothing", report.Findings)

@@ -33,7 +33,7 @@ func vips(cfg Config, h host) []Finding {
 			found = append(found, Finding{
 				Check: "vip", Severity: Warning,
 				What:   fmt.Sprintf("VIP %s: has a route of its own (%s): packets loop over it whenever the program is away", v, v.route),
-				Remedy: fmt.Sprintf("ip route del %s && ip route replace blackhole %s proto 176", v.route, v.Prefix),
+				Remedy: fmt.Sprintf("ip route del %s && ip route replace blackhole %s proto %d", v.route, v.Prefix, ourProtocol),
 			})
 		}
 	}
