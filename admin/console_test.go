@@ -138,7 +138,7 @@ func TestTheConsoleShowsHowThingsStand(t *testing.T) {
 		"weight 50 of backend web/web2", "bob on lb2",
 		"203.0.113.10, 2001:db8::10 · tcp/80 tcp/443 udp/443 · l2 · table 60303ae2", "no flows are at it: safe to stop", "12 flows left here; held by lb1, lb2: not safe to stop",
 		"1911 slots after 3 changes", "lb3 sees", "blind: does not vote",
-		"203.0.113.10/32", "2001:db8::10/128 going away", "12 of 1,048,576 flow records", "not_vip",
+		"203.0.113.10/32", "2001:db8::10/128 going away", "2001:db8::/48", "0 of 3 VIPs", `203.0.113.53: service "mail": no backend is up`, "12 of 1,048,576 flow records", "not_vip",
 		"vip held back", "no_backend",
 	} {
 		if !strings.Contains(strings.ReplaceAll(text, "\u00a0", " "), want) {

@@ -246,6 +246,24 @@ func (p *Page) Prefer(feature, value string) {
 	p.ask("Emulation.setEmulatedMedia", map[string]any{"features": []any{map[string]any{"name": "prefers-" + feature, "value": value}}}, nil)
 }
 
+// Click clicks into the middle of an element, as a mouse does.
+func (p *Page) Click(selector string) {
+	p.t.Helper()
+	var at struct{ X, Y float64 }
+	where := p.Eval(fmt.Sprintf(`(() => {
+		const e = document.querySelector(%q);
+		e.scrollIntoView({block: "nearest", behavior: "instant"});
+		const {x, y, width, height} = e.getBoundingClientRect();
+		return JSON.stringify({X: x + width / 2, Y: y + height / 2});
+	})()`, selector))
+	if err := json.Unmarshal([]byte(where), &at); err != nil {
+		p.t.Fatalf("where is %s: %s", selector, where)
+	}
+	for _, kind := range []string{"mousePressed", "mouseReleased"} {
+		p.ask("Input.dispatchMouseEvent", map[string]any{"type": kind, "x": at.X, "y": at.Y, "button": "left", "clickCount": 1}, nil)
+	}
+}
+
 // Press presses a key, named as in KeyboardEvent.key.
 func (p *Page) Press(key string) {
 	p.t.Helper()
