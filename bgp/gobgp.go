@@ -76,8 +76,13 @@ func apiPeer(p Peer, v4, v6 bool, g graceful) *api.Peer {
 	return peer
 }
 
-// event takes the state of a session from what GoBGP tells of it.
+// event takes the state of a session from what GoBGP tells of it. By an event of no type
+// it tells that the session of a removed peer has ended: that may be after the peer was
+// added anew.
 func (s *sessions) event(e *api.WatchEventResponse) {
+	if e.GetPeer().GetType() == api.WatchEventResponse_PeerEvent_UNKNOWN {
+		return
+	}
 	state := e.GetPeer().GetPeer().GetState()
 	peer, err := netip.ParseAddr(state.GetNeighborAddress())
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	api "github.com/osrg/gobgp/v3/api"
 	gobgplog "github.com/osrg/gobgp/v3/pkg/log"
 	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
@@ -154,5 +155,21 @@ level=INFO msg="session closed" peer=192.0.2.254 reason="no longer wanted"
 `
 	if got := out.String(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestTheEndOfARemovedPeersSessionIsNotThatOfTheNextOne(t *testing.T) {
+	p := peer("198.51.100.254", 64500)
+	s := newSessions(slog.New(slog.DiscardHandler))
+	s.add(p)
+	tell := func(kind api.WatchEventResponse_PeerEvent_Type, state api.PeerState_SessionState) {
+		s.event(&api.WatchEventResponse{Event: &api.WatchEventResponse_Peer{Peer: &api.WatchEventResponse_PeerEvent{
+			Type: kind, Peer: &api.Peer{State: &api.PeerState{NeighborAddress: p.Address.String(), SessionState: state}},
+		}}})
+	}
+	tell(api.WatchEventResponse_PeerEvent_STATE, api.PeerState_ACTIVE)
+	tell(api.WatchEventResponse_PeerEvent_UNKNOWN, api.PeerState_IDLE)
+	if got := s.get(p.Address).state; got != "active" {
+		t.Errorf("got %s, want active", got)
 	}
 }
