@@ -2,12 +2,12 @@ package bgp
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
 
 	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/packet/bgp"
 )
 
 // The library loses a peer, so that what is asked of it for that peer fails.
@@ -63,10 +63,19 @@ func TestWhatFailedIsDoneByTheNextCall(t *testing.T) {
 	}
 }
 
-// The library waits for 5 s after a session was lost, and for 1 to 2 s with every session.
+// The library waits for 5 s after a session was lost or refused, and tries each of its own
+// after 1 to 2 s.
 func TestASessionThatLastedIsTriedAnewAtOnce(t *testing.T) {
-	for _, passive := range []bool{false, true} {
-		t.Run(fmt.Sprint("passive ", passive), func(t *testing.T) {
+	for _, tt := range []struct {
+		name             string
+		passive, refused bool
+		within           time.Duration // by itself the library takes a second more at least
+	}{
+		{name: "by us, who are refused once", refused: true, within: 6 * time.Second},
+		{name: "by the router", passive: true, within: 4 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			passive := tt.passive
 			needNamespace(t, "198.51.100.254")
 			router := &tap{address: netip.MustParseAddr("198.51.100.254"), asn: 64500}
 			p := peer("198.51.100.254", 64500)
@@ -81,7 +90,7 @@ func TestASessionThatLastedIsTriedAnewAtOnce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s.lasting = 0
+			s.sessions.lasting = 0
 			n := &node{Speaker: s}
 			n.run(t)
 			announce(t, n, "203.0.113.10/32")
@@ -91,10 +100,13 @@ func TestASessionThatLastedIsTriedAnewAtOnce(t *testing.T) {
 			}
 			reach(t)
 			router.knows(t, route)
+			if tt.refused {
+				router.refuseNext(bgp.NewBGPNotificationMessage(6, 5, nil))
+			}
 			router.hangUp()
 			lost := time.Now()
 			until(t, soon, func() string { return states(n, "") })
-			for router.up() < 2 && time.Since(lost) < 5*time.Second {
+			for router.up() < 2 && time.Since(lost) < tt.within {
 				if st := s.Peers()[0]; st.State != established && st.LastError == "" {
 					t.Fatalf("got %+v, want it to say why the session is down", st)
 				}

@@ -20,19 +20,26 @@ const (
 type sessions struct {
 	log *slog.Logger
 	up  func(peer netip.Addr) // hears of sessions before anything is read in them; may be nil
-	// lost hears of sessions that were up for so long; may be nil.
-	lost func(peer netip.Addr, lasted time.Duration)
+	// lost is called when a session that had lasted is lost, and soon after that each time
+	// that it does not come up again; may be nil.
+	lost func(peer netip.Addr)
 	// full is called when a peer may have sent more prefixes than its limit; not nil where
 	// there are limits.
 	full func(peer netip.Addr)
+
+	lasting time.Duration // what a session has to be up for to have lasted
 
 	mu    sync.Mutex
 	peers map[netip.Addr]*session
 }
 
+// recovery is how long one who lost a session may take to be back.
+const recovery = 10 * time.Second
+
 type session struct {
-	state string
-	since time.Time // of the last change to or from established
+	state  string
+	since  time.Time // of the last change to or from established
+	lasted bool      // the last time that it was established
 	// reason is why the session was not established last, in words. explained
 	// says that it stems from the attempt that is ending, and in its own words:
 	// what is said of the attempt in general is of no use then. Both follow the
@@ -45,7 +52,7 @@ type session struct {
 }
 
 func newSessions(log *slog.Logger) *sessions {
-	return &sessions{log: log, peers: make(map[netip.Addr]*session)}
+	return &sessions{log: log, lasting: 10 * time.Second, peers: make(map[netip.Addr]*session)}
 }
 
 // add begins to follow a peer.
@@ -100,12 +107,12 @@ func (s *sessions) enter(peer netip.Addr, state string) {
 		p.since = time.Now()
 		s.log.Info("session up", "peer", peer)
 	case was == established:
-		lasted := time.Since(p.since)
+		p.lasted = time.Since(p.since) >= s.lasting
 		p.since = time.Now()
 		s.log.Warn("session down", "peer", peer, "reason", p.reason)
-		if s.lost != nil {
-			s.lost(peer, lasted)
-		}
+	}
+	if state == idle && p.lasted && time.Since(p.since) < recovery && s.lost != nil {
+		s.lost(peer)
 	}
 }
 

@@ -38,7 +38,6 @@ type Speaker struct {
 	left      bool                       // sessions are for the next process to go on with
 
 	fullRetry time.Duration // after which peers that sent too much are tried again
-	lasting   time.Duration // that a session has to be up for to be tried anew at once
 }
 
 // PeerStatus is how the session with one peer stands.
@@ -77,14 +76,9 @@ func New(cfg Config) (*Speaker, error) {
 		routes:    make(map[netip.Prefix]lb.Route),
 		announced: make(map[netip.Prefix]lb.Route),
 		fullRetry: time.Minute,
-		lasting:   10 * time.Second,
 	}
 	s.sessions.up, s.sessions.full = cfg.Up, func(peer netip.Addr) { go s.checkFull(peer) }
-	s.sessions.lost = func(peer netip.Addr, lasted time.Duration) {
-		if lasted >= s.lasting {
-			go s.reopen(peer)
-		}
-	}
+	s.sessions.lost = func(peer netip.Addr) { go s.reopen(peer) }
 	s.take(cfg.Peers)
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(collector{s}); err != nil {
@@ -222,8 +216,7 @@ func (s *Speaker) checkFull(peer netip.Addr) {
 }
 
 // reopen has a lost session tried anew at once. The library would wait for 5 s, and refuse
-// a router that is back sooner. A session that did not last has to wait: the next one may
-// come to the same end.
+// a router that is back sooner.
 func (s *Speaker) reopen(peer netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

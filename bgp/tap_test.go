@@ -37,7 +37,9 @@ type tap struct {
 	mu       sync.Mutex
 	sessions int // established, ever
 	conn     net.Conn
-	got      []*bgp.BGPMessage
+	// refuseOnce is as refuse, of the next session.
+	refuseOnce *bgp.BGPMessage
+	got        []*bgp.BGPMessage
 }
 
 // listen takes sessions until the test ends.
@@ -106,6 +108,13 @@ func connect(address netip.Addr, password string) (net.Conn, error) {
 	return d.Dial("tcp", netip.AddrPortFrom(address, 179).String())
 }
 
+// refuseNext has the next session refused.
+func (p *tap) refuseNext(how *bgp.BGPMessage) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuseOnce = how
+}
+
 // hangUp closes the connection without a word.
 func (p *tap) hangUp() {
 	p.mu.Lock()
@@ -125,6 +134,11 @@ func (p *tap) speak(conn net.Conn) {
 	if p.refuse != nil {
 		answer = p.refuse
 	}
+	p.mu.Lock()
+	if p.refuseOnce != nil {
+		answer, p.refuseOnce = p.refuseOnce, nil
+	}
+	p.mu.Unlock()
 	send(conn, answer)
 	for {
 		m, err := receive(conn)
