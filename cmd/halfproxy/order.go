@@ -90,12 +90,15 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 			if action == lb.Weigh && !undo {
 				want = 2
 			}
-			if err := cobra.ExactArgs(want)(cmd, args); err != nil {
+			thisNode := kind == lb.OfNode && len(args) == 0
+			if err := cobra.ExactArgs(want)(cmd, args); err != nil && !thisNode {
 				return err
 			}
-			order.Name = args[0]
-			if _, err := lb.ParseSubject(order.Kind, order.Name); err != nil {
-				return err
+			if !thisNode {
+				order.Name = args[0]
+				if _, err := lb.ParseSubject(order.Kind, order.Name); err != nil {
+					return err
+				}
 			}
 			if want == 2 {
 				weight, err := strconv.Atoi(args[1])
@@ -120,6 +123,13 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 				order.Until = time.Now().Add(lasts)
 			}
 			order.By = whoever()
+			if order.Name == "" {
+				status, err := admin.NewClient(socket).Status(cmd.Context())
+				if err != nil {
+					return err
+				}
+				order.Name = status.Node.Name
+			}
 			if err := admin.NewClient(socket).Order(cmd.Context(), order); err != nil {
 				return err
 			}
@@ -132,6 +142,9 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 	}
 	if action == lb.Weigh {
 		cmd.Use += " N"
+	}
+	if kind == lb.OfNode {
+		cmd.Use = "node [NAME]"
 	}
 	if action == lb.Drain {
 		until := "how many routes and packets are left, and end when none are on this node"

@@ -54,6 +54,33 @@ func TestAPageTakesThePlaceOfTheOneBefore(t *testing.T) {
 	}
 }
 
+func TestADrainOfANodeWithoutANameIsOfThisOne(t *testing.T) {
+	socket := filepath.Join(shortDir(t), "admin.sock")
+	var got lb.Order
+	server, err := admin.New(admin.Config{
+		Socket: socket, Gatherer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
+		Order: func(_ context.Context, o lb.Order) error {
+			got = o
+			return nil
+		},
+		Health: func() []string { return nil }, Ready: func() []string { return nil },
+		Status: func() admin.Status { return admin.Status{Node: admin.Node{Name: "lb7"}} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	for words, want := range map[string]lb.Action{"drain node": lb.Drain, "drain node --undo": lb.Undo} {
+		stdout, stderr, code := call(t, append(strings.Fields(words), "--socket", socket)...)
+		if code != exitDone || !strings.HasPrefix(stdout, "node lb7 ") || got.Subject != (lb.Subject{Kind: lb.OfNode, Name: "lb7"}) || got.Action != want {
+			t.Errorf("halfproxy %s: got code %d, %s%sand %+v, want an order to %s node lb7", words, code, stdout, stderr, got, want)
+		}
+	}
+}
+
 func TestADrainIsWaitedForWithWhatIsLeft(t *testing.T) {
 	socket := filepath.Join(shortDir(t), "admin.sock")
 	var asked atomic.Int32
