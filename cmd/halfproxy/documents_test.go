@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -92,6 +93,9 @@ func TestConfigurationsInDocumentsAreTaken(t *testing.T) {
 	n := 0
 	for path, text := range documents(t) {
 		for _, b := range fenced(text, "yaml") {
+			const node = "node: {name: lb1, interfaces: [eth0]}\n"
+			const web = "services:\n  - name: web\n    vips: [203.0.113.10]\n    ports: [tcp/80, tcp/443]\n    backends: [{name: web1, address: 192.0.2.11}]\n"
+			const bgp = "bgp:\n  asn: 64512\n  router_id: 192.0.2.1\n"
 			var err error
 			switch block := b[1]; {
 			case strings.HasPrefix(block, "node:"):
@@ -99,11 +103,17 @@ func TestConfigurationsInDocumentsAreTaken(t *testing.T) {
 			case strings.HasPrefix(block, "interfaces:"):
 				_, err = config.ParseBackend(path, []byte(block))
 			case strings.HasPrefix(block, "check:"):
-				_, err = config.Parse(path, []byte("node: {name: lb1, interfaces: [eth0]}\nservices:\n  - name: web\n    vips: [203.0.113.10]\n    ports: [tcp/80, tcp/443]\n    backends: [{name: web1, address: 192.0.2.11}]\n    "+strings.ReplaceAll(block, "\n", "\n    ")))
+				_, err = config.Parse(path, []byte(node+web+indented(block, 4)))
 			case strings.HasPrefix(block, "services:"):
-				_, err = config.Parse(path, []byte("node: {name: lb1, interfaces: [eth0]}\n"+block))
+				_, err = config.Parse(path, []byte(node+block))
+			case strings.HasPrefix(block, "bgp:\n  aggregates:"):
+				_, err = config.Parse(path, []byte(node+web+bgp+"  peers: [{address: 10.0.1.253, asn: 64500}]\n"+strings.TrimPrefix(block, "bgp:\n")))
+			case strings.HasPrefix(block, "peers:"):
+				_, err = config.Parse(path, []byte(node+web+bgp+indented(block, 2)))
+			case strings.HasPrefix(block, "# yaml-language-server:"):
+				_, err = config.Parse(path, []byte(block+node+web))
 			default:
-				continue
+				err = errors.New("no test reads it")
 			}
 			n++
 			if err != nil {
@@ -111,8 +121,26 @@ func TestConfigurationsInDocumentsAreTaken(t *testing.T) {
 			}
 		}
 	}
-	if n < 8 {
+	if n < 15 {
 		t.Errorf("%d configurations found, want all that documents have", n)
+	}
+}
+
+func indented(block string, by int) string {
+	space := strings.Repeat(" ", by)
+	return space + strings.ReplaceAll(strings.TrimRight(block, "\n"), "\n", "\n"+space) + "\n"
+}
+
+// Commands are indented, and run where packages are tested. All else is fenced and says what it is.
+func TestBlocksInDocumentsSayWhatTheyAre(t *testing.T) {
+	known := []string{"yaml", "frr", "bird", "text", "eos", "junos", "ios"} // the last three were not tried, as it says there
+	for path, text := range documents(t) {
+		fences := regexp.MustCompile("(?m)^```(.*)$").FindAllStringSubmatch(text, -1)
+		for i := 0; i < len(fences); i += 2 {
+			if !slices.Contains(known, fences[i][1]) {
+				t.Errorf("%s: a block of %q: want one of %q", path, fences[i][1], known)
+			}
+		}
 	}
 }
 
@@ -135,7 +163,7 @@ func TestRoutersTakeTheirConfigurations(t *testing.T) {
 			for _, b := range fenced(text, router.language) {
 				n++
 				file := filepath.Join(t.TempDir(), "router.conf")
-				if err := os.WriteFile(file, []byte(b[1]), 0o644); err != nil {
+				if err := os.WriteFile(file, []byte(whole(b[1])), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				if out, err := exec.CommandContext(context.Background(), binary, append(router.args, file)...).CombinedOutput(); err != nil || strings.Contains(string(out), "% ") {
@@ -147,6 +175,17 @@ func TestRoutersTakeTheirConfigurations(t *testing.T) {
 			t.Errorf("no configuration of %s in any document", router.language)
 		}
 	}
+}
+
+// whole is a configuration around what is only a piece of one.
+func whole(piece string) string {
+	switch {
+	case strings.HasPrefix(piece, "if net"):
+		return "router id 192.0.2.254;\nprotocol device {}\nfilter vips {\n" + piece + "reject;\n}\n"
+	case strings.HasPrefix(piece, "authentication"):
+		return "router id 192.0.2.254;\nprotocol device {}\nprotocol bfd { multihop {\n" + piece + "}; }\n"
+	}
+	return piece
 }
 
 func TestTheContainerlabsConfigurationsAreTaken(t *testing.T) {

@@ -20,7 +20,7 @@ and [deploy/backend.yaml](../deploy/backend.yaml) have them all with an example 
 Editors that know JSON Schema complete keys and mark what is wrong when the first line
 names the schema:
 
-` + "    # yaml-language-server: $schema=/usr/share/halfproxy/halfproxy.schema.json" + `
+` + "```yaml\n# yaml-language-server: $schema=/usr/share/halfproxy/halfproxy.schema.json\n```" + `
 
 backend.schema.json is that of backend.yaml, and services.schema.json that of files that
 ` + "`include`" + ` names.

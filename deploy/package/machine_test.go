@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -27,6 +29,7 @@ type machine struct {
 	pid        string // of its first process, as this process knows it
 	log        string // of its units
 	patient    bool   // a unit was started, and may take a moment
+	server     *http.Server
 }
 
 // searchPath is where commands are found, by root and by units.
@@ -44,7 +47,7 @@ func boot(t *testing.T, name, root string) *machine {
 			net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.accept_dad=0
 		ip link set lo up
 		echo up
-		exec sleep infinity`)
+		sleep infinity & wait # and reap the processes that daemons leave behind`)
 	first.Env, first.Dir = []string{searchPath}, "/root"
 	first.SysProcAttr = &syscall.SysProcAttr{
 		Chroot:     root,
@@ -114,11 +117,24 @@ func (m *machine) await(t *testing.T, line string, good func(out string) bool) s
 	}
 }
 
-// follow runs lines one after the other, and starts what they ask systemd for. It gives
-// what the last one printed.
+// endless are the commands that go on until somebody has seen enough: for ever, or for the
+// minute that a backend's older flows are waited for.
+var endless = regexp.MustCompile(`^(halfproxy (status --watch|events --follow|drain backend \S+ --wait)|tcpdump)\b`)
+
+// follow types lines one after the other, and does what they ask systemd for. It gives what
+// the last one printed. What stays in the foreground is left there: see interrupt.
 func (m *machine) follow(t *testing.T, lines ...string) (out string) {
 	t.Helper()
 	for _, line := range lines {
+		switch {
+		case strings.HasPrefix(line, "make "): // is done
+			continue
+		case foreground.MatchString(line):
+			m.launch(t, "terminal", "exec "+line)
+			continue
+		case endless.MatchString(line):
+			line = "set +e\ntimeout --preserve-status --signal INT 1 " + line + "\n[ $? -le 1 ]" // 1: not safe to stop yet
+		}
 		if m.patient {
 			out = m.await(t, line, func(string) bool { return true })
 		} else {
@@ -126,33 +142,64 @@ func (m *machine) follow(t *testing.T, lines ...string) (out string) {
 		}
 		for _, request := range asked(t, m.root) {
 			words := strings.Fields(request)
-			if slices.Contains(words, "restart") || slices.Contains(words, "--now") {
-				m.start(t, words[len(words)-1])
+			if len(words) == 0 {
+				continue
+			}
+			unit := words[len(words)-1]
+			switch {
+			case words[0] == "restart":
+				m.stop(t, unit, "RestartKillSignal")
+				m.start(t, unit)
+			case words[0] == "start" || slices.Contains(words, "--now"):
+				m.start(t, unit)
+			case words[0] == "stop":
+				m.stop(t, unit, "KillSignal")
+			case words[0] == "reload":
+				m.run(t, m.unit(t, unit).last("ExecReload"))
 			}
 		}
 	}
 	return out
 }
 
-// start is what systemd does for a unit that does not run, but for the sandbox: its
-// directories, its user, its capabilities, its commands.
-func (m *machine) start(t *testing.T, unit string) {
+// foreground are the commands that are the node and the backend themselves.
+var foreground = regexp.MustCompile(`^halfproxy (run|backend)\b`)
+
+// interrupt is Ctrl-C for what runs in the foreground.
+func (m *machine) interrupt(t *testing.T) {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(m.root, "lib/systemd/system", unit+".service"))
+	m.end(t, "terminal", "INT")
+}
+
+// unit is what a unit's file sets.
+type unit map[string][]string
+
+func (m *machine) unit(t *testing.T, name string) unit {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(m.root, "lib/systemd/system", name+".service"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings := map[string][]string{}
+	settings := unit{}
 	for line := range strings.Lines(string(content)) {
 		if name, value, found := strings.Cut(strings.TrimSpace(line), "="); found && !strings.HasPrefix(name, "#") {
 			settings[name] = append(settings[name], value)
 		}
 	}
-	last := func(name string) string {
-		values := append([]string{""}, settings[name]...)
-		return values[len(values)-1]
-	}
+	return settings
+}
 
+func (u unit) last(name string) string {
+	values := append([]string{""}, u[name]...)
+	return values[len(values)-1]
+}
+
+// start is what systemd does for a unit that does not run, but for the sandbox: its
+// directories, its user, its capabilities, its commands.
+func (m *machine) start(t *testing.T, name string) {
+	t.Helper()
+	settings := m.unit(t, name)
+	last := settings.last
 	var script strings.Builder
 	for _, file := range settings["EnvironmentFile"] {
 		fmt.Fprintf(&script, "set -a; . %s; set +a\n", strings.TrimPrefix(file, "-"))
@@ -180,13 +227,30 @@ func (m *machine) start(t *testing.T, unit string) {
 		}
 	}
 	fmt.Fprintln(&script, "exec "+become+last("ExecStart"))
+	m.launch(t, name, script.String())
+	m.patient = true
+}
 
+// stop is what systemd does for a unit that runs, if it does.
+func (m *machine) stop(t *testing.T, name, signal string) {
+	t.Helper()
+	settings := m.unit(t, name)
+	if command := settings.last("ExecStop"); command != "" {
+		m.run(t, command)
+		return
+	}
+	m.end(t, name, cmp.Or(settings.last(signal), "TERM"))
+}
+
+// launch has the machine run a script beside the test.
+func (m *machine) launch(t *testing.T, name, script string) {
+	t.Helper()
 	log, err := os.OpenFile(m.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close() // the unit has its own copy
-	cmd := m.shell(script.String())
+	defer log.Close() // the script has its own copy
+	cmd := m.shell("echo $$ >/run/" + name + ".pid\n" + script)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -197,10 +261,22 @@ func (m *machine) start(t *testing.T, unit string) {
 			return
 		}
 		if said, err := os.ReadFile(m.log); err == nil {
-			t.Logf("%s, units:\n%s", m.name, said)
+			t.Logf("%s, %s:\n%s", m.name, name, said)
 		}
 	})
-	m.patient = true
+}
+
+// end gives what was launched a signal, and waits until it is gone.
+func (m *machine) end(t *testing.T, name, signal string) {
+	t.Helper()
+	m.run(t, fmt.Sprintf(`
+		read pid </run/%s.pid || exit 0
+		kill -s %s "$pid" || exit 0
+		n=0
+		while kill -0 "$pid" 2>/dev/null; do
+			n=$((n + 1)); [ $n -lt 600 ] || { echo "it does not end"; exit 1; }
+			sleep 0.1
+		done`, name, strings.TrimPrefix(signal, "SIG")))
 }
 
 // serve is a web server on all addresses of the machine, which says whose answer it is.
@@ -231,5 +307,6 @@ func (m *machine) serve(t *testing.T) {
 			t.Errorf("%s serves no more: %v", m.name, err)
 		}
 	}()
+	m.server = server
 	t.Cleanup(func() { server.Close() })
 }

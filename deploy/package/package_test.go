@@ -298,6 +298,8 @@ func TestTheDebianPackageInstallsAndGoes(t *testing.T) {
 			if out := command(t, "chroot", root, "systemd-analyze", "verify", "--man=no", "--generators=no", unit); strings.Contains(out, "halfproxy") {
 				t.Errorf("systemd says of %s: %s", unit, out)
 			}
+			// Exposure, from 0 to 100: docs/security.md has what it is.
+			command(t, "chroot", root, "systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=25", "/usr/lib/systemd/system/"+unit)
 		}
 	}
 
@@ -333,9 +335,9 @@ func TestTheDebianPackageInstallsAndGoes(t *testing.T) {
 // has the unit's user check it: rights are the matter.
 func asGettingStartedSays(t *testing.T, root string) {
 	t.Helper()
-	doc := gettingStarted(t)
-	command(t, "chroot", root, "sh", "-ec", strings.Join(doc.section(t, 3).commands(), "\n"))
-	write(t, filepath.Join(root, "etc/halfproxy/halfproxy.yaml"), doc.section(t, 4).block(t, "yaml"), 0o640)
+	doc := read(t)
+	command(t, "chroot", root, "sh", "-ec", strings.Join(doc.commands(t, started, "head -c 32"), "\n"))
+	write(t, filepath.Join(root, nodeFile), doc.file(t, started, "node:"), 0o640)
 	command(t, "chroot", root, "chgrp", "halfproxy", "/etc/halfproxy/halfproxy.yaml")
 	command(t, "chroot", "--userspec=halfproxy:halfproxy", root, "halfproxy", "check")
 	if out, err := exec.Command("chroot", "--userspec=nobody:nogroup", root, "halfproxy", "check").CombinedOutput(); err == nil {
