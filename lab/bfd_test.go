@@ -14,7 +14,7 @@ import (
 	"github.com/halfproxy/halfproxy/bfd"
 )
 
-var cuts = flag.Int("cuts", 1, "how often TestBFDTakesADeadNodesRoutesAwayInTime cuts a link")
+var cuts = flag.Int("cuts", 1, "how often TestBFDTakesADeadNodesRoutesAwayInTime and TestFailover cut a link")
 
 // A node's link is cut, which tells the router nothing: without BFD it would send to
 // the node for the hold time of 3 s.
