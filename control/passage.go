@@ -255,7 +255,19 @@ type course struct {
 	track.Course
 	steps  []lb.Step
 	known  numbers
-	tables map[[sha256.Size]byte][]uint16 // of the steps
+	tables tables // of the steps, and of the set that is about to be one
+}
+
+// tables are slots by the set of backends that they were made of.
+type tables map[[sha256.Size]byte][]uint16
+
+func setKey(set []lb.Backend) [sha256.Size]byte {
+	var members []byte
+	for _, b := range set {
+		members = append(append(members, b.Name...), 0)
+		members = binary.BigEndian.AppendUint64(members, uint64(b.Weight))
+	}
+	return sha256.Sum256(members)
 }
 
 // follow makes the course that of steps: it goes on, where nothing else has changed than
@@ -264,7 +276,7 @@ func (p *passage) follow(service string, steps []lb.Step, size int) {
 	was := p.course.tables
 	done := len(p.course.steps)
 	if p.course.Size() != size || done > len(steps) || !slices.EqualFunc(p.course.steps, steps[:done], lb.Step.Equal) {
-		p.course = course{Course: track.NewCourse(size), known: make(numbers), tables: make(map[[sha256.Size]byte][]uint16)}
+		p.course = course{Course: track.NewCourse(size), known: make(numbers), tables: make(tables)}
 	}
 	for _, s := range steps[len(p.course.steps):] {
 		p.course.Take(p.course.known.stage(s.Since, s.Backends, s.Backends, p.course.table(service, s.Backends, size, was)))
@@ -286,6 +298,9 @@ func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
 	living := known.of(t.Alive)
 	last := p.course.Clone()
 	last.Take(known.stage(since, set, t.Backends, t.Slots)) // the table as it is
+	if slices.EqualFunc(set, t.Backends, func(a, b lb.Backend) bool { return a.Name == b.Name && a.Weight == b.Weight }) {
+		p.course.tables[setKey(set)] = t.Slots
+	}
 
 	place := make([]uint16, len(known)) // of the living, among Alive
 	for i, number := range living {
@@ -456,13 +471,8 @@ func (c *Controller) keepHistories() {
 }
 
 // table is that of a step, built anew unless there was one.
-func (c *course) table(service string, set []lb.Backend, size int, was map[[sha256.Size]byte][]uint16) []uint16 {
-	var members []byte
-	for _, b := range set {
-		members = append(append(members, b.Name...), 0)
-		members = binary.BigEndian.AppendUint64(members, uint64(b.Weight))
-	}
-	key := sha256.Sum256(members)
+func (c *course) table(service string, set []lb.Backend, size int, was tables) []uint16 {
+	key := setKey(set)
 	table, built := was[key]
 	if !built || len(table) != size && len(table) > 0 {
 		weighted := make([]maglev.Backend, len(set))
