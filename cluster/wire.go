@@ -194,7 +194,12 @@ func (m claim) encode() []byte {
 
 // encode leaves out what does not fit.
 func (m state) encode() []byte {
-	b := append(message(kindState), 0, 0)
+	size := 4
+	for _, r := range m {
+		size += 8 + len(r.record.encoded())
+	}
+	b := append(make([]byte, 0, min(size, maxState)), message(kindState)...)
+	b = append(b, 0, 0)
 	count := uint16(0)
 	for _, r := range m {
 		raw := r.record.encoded()

@@ -33,27 +33,31 @@ func inSight(records []lb.Record, now time.Time) []lb.Record {
 	return counting
 }
 
-// voters gives the records whose observations are votes, and the names of the
+// vote gives what those hold whose observations are votes, and the names of the
 // members that are blind, in the order of records: what a member sees that has
 // just started, or whose own path is broken, says nothing of the backends.
-func voters(targets []lb.TargetID, records []lb.Record) (voting []lb.Record, blind []string) {
+func vote(targets []lb.TargetID, records []lb.Record) (verdicts []judgement, blind []string) {
 	settled := slices.DeleteFunc(slices.Clone(records), func(r lb.Record) bool { return !r.Report.Settled })
-	for i, isBlind := range blindness(targets, settled) {
+	all := judge(targets, settled)
+	var voting []lb.Record
+	for i, isBlind := range blindness(targets, settled, all) {
 		if isBlind {
 			blind = append(blind, settled[i].Member)
 		} else {
 			voting = append(voting, settled[i])
 		}
 	}
-	return voting, blind
+	if len(blind) == 0 {
+		return all, nil
+	}
+	return judge(targets, voting), blind
 }
 
-// blindness tells which of the records are of blind members: such that hold more
-// than half of the backends they judge to be down while most of the others who
-// judge those see them up. There is always one that is not, when all judge the same
+// blindness tells which of the records, whose majorities all has, are of blind members:
+// such that hold more than half of the backends they judge to be down while most of the
+// others who judge those see them up. There is always one that is not, when all judge the same
 // backends: no more than half of the observers of a backend can be wrong like this.
-func blindness(targets []lb.TargetID, records []lb.Record) []bool {
-	all := judge(targets, records)
+func blindness(targets []lb.TargetID, records []lb.Record, all []judgement) []bool {
 	blind := make([]bool, len(records))
 	for i, r := range records {
 		judged, alone := 0, 0
@@ -158,12 +162,10 @@ func (j *jury) decide(targets []lb.TargetID, records []lb.Record, now time.Time)
 	} else if j.lost.IsZero() {
 		j.lost = now
 	}
-	voting, blind := voters(targets, records)
-	f := finding{blind: blind, frozen: !j.lost.IsZero() && now.Sub(j.lost) < j.hold}
+	f := finding{frozen: !j.lost.IsZero() && now.Sub(j.lost) < j.hold}
+	f.verdicts, f.blind = vote(targets, records)
 	if f.frozen {
 		f.verdicts = make([]judgement, len(targets))
-	} else {
-		f.verdicts = judge(targets, voting)
 	}
 	// Who was judged once is not forgotten because nobody looks just now.
 	for i, t := range targets {
