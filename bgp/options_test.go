@@ -189,6 +189,31 @@ func TestConnectionsAreTriedAsOftenAsAsked(t *testing.T) {
 	}
 }
 
+func TestAPasswordThatIsChangedCountsAtOnceForPeersThatOpenTheSession(t *testing.T) {
+	needNamespace(t, "198.51.100.254")
+	p := peer("198.51.100.254", 64500)
+	p.Passive, p.Password = true, "old"
+	cfg := config(p)
+	cfg.Listen = netip.MustParseAddrPort("198.51.100.254:179")
+	s := start(t, cfg)
+	for _, password := range []string{"old", "new"} {
+		p.Password = password
+		if err := s.SetPeers(context.Background(), []Peer{p}); err != nil {
+			t.Fatal(err)
+		}
+		until(t, soon, func() string { return states(s, "active") })
+		router := &tap{address: p.Address, asn: 64500, password: password}
+		router.dial(t)
+		until(t, soon, func() string { return states(s, established) })
+	}
+	for _, password := range []string{"old", ""} {
+		if conn, err := connect(p.Address, password); err == nil {
+			t.Errorf("a connection with password %q is taken", password)
+			conn.Close()
+		}
+	}
+}
+
 func TestBIRDShowsWhatARouterOfOurASIsTold(t *testing.T) {
 	ns := network(t)
 	bird := startBIRD(t, ns, `
