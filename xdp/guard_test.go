@@ -140,6 +140,22 @@ func TestASourceGetsWhatTheServiceAllowsIt(t *testing.T) {
 	}
 }
 
+// Such a packet is looked at twice, the second time to tell its sender.
+func TestAPacketThatIsTooBigCountsOnceAgainstItsSourcesLimit(t *testing.T) {
+	d := newDataplane(t)
+	d.setWay("203.0.113.1", way{mac: backendMAC, source: node4, ifindex: 1, mtu: 1500})
+	web := limiting(table("web", lb.IPIP, 13, vips(1), "203.0.113.1"))
+	web.Service.Limit.Packets = 1
+	apply(t, d, web)
+	for n, client := range []string{client4, client6} {
+		big := packet.UDP(client, vips(1)[n], packet.Payload(1470))
+		for range 10 {
+			process(t, d, big, AnsweredTooBig)
+		}
+		process(t, d, big, Limited)
+	}
+}
+
 func TestALimitChangesWithItsService(t *testing.T) {
 	d := newDataplane(t)
 	d.setWay("203.0.113.1", way{mac: backendMAC, source: node4, ifindex: 1, mtu: 1500})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,6 +111,7 @@ func TestICMPErrorsGoWhereTheirFlowGoes(t *testing.T) {
 		row{name: "a redirect", in: about(answer4, 5, 1), verdict: OtherProtocol},
 		row{name: "a router advertisement", in: packet.ICMP(router6, "2001:db8:2::1", 134, 0, 0, nil), verdict: OtherProtocol},
 		row{name: "an error to a service without backends", in: about(sentAs("192.0.2.9:443", client4), 3, 4), verdict: NoBackend},
+		row{name: "ports in the frame's padding alone", in: append(aboutCut(answer4, 0, 3, 4), make([]byte, 16)...), verdict: Malformed},
 		row{name: "too big an error makes no error", in: about(sentAs(vips(4)[0], client4, packet.Payload(1460)), 3, 4), verdict: TooBig},
 		row{name: "too big an error makes no error, IPv6", in: about(sentAs(vips(6)[1], client6, packet.Payload(1440)), 1, 0), verdict: TooBig},
 	)
@@ -153,6 +155,13 @@ func TestEchoRequestsToAVIPAreAnswered(t *testing.T) {
 		{name: "a neighbour solicitation of the VIP", in: packet.ICMP(c6, v6, 135, 0, 0, make([]byte, 16)), verdict: OtherProtocol},
 		{name: "cut", in: echo(c4, v4, packet.Length(-5)), verdict: Malformed},
 	}
+	for _, from := range noHosts {
+		to := v4
+		if strings.Contains(from, ":") {
+			to = v6
+		}
+		rows = append(rows, row{name: "from " + from, in: echo(from, to), verdict: OtherProtocol})
+	}
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) { r.check(t, d) })
 	}
@@ -171,6 +180,12 @@ func TestEchoRequestsToAVIPAreAnswered(t *testing.T) {
 			}
 		}
 	}
+}
+
+// noHosts are sources that nobody may be sent an answer to.
+var noHosts = []string{
+	"0.0.0.0", "0.0.0.7", "127.0.0.1", "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255",
+	"::", "::1", "ff02::1", "ff0e::7",
 }
 
 // echoBucket is where it stands when a VIP may answer the next ping.
@@ -250,6 +265,22 @@ func TestTheSenderIsToldWhatIsTooBig(t *testing.T) {
 	}
 	far := packet.UDP(client4, "192.0.2.11:443", packet.Payload(1000-27))
 	rows = append(rows, row{name: "l2: by another interface, one byte over its MTU", in: far, verdict: AnsweredTooBig, out: tooBig(far, 1000)})
+	for _, from := range noHosts {
+		client := netip.AddrPortFrom(netip.MustParseAddr(from), 31337)
+		vip := vips(4)[0]
+		if client.Addr().Is6() {
+			vip = vips(4)[1]
+		}
+		rows = append(rows, row{name: "nobody is told at " + from, in: packet.UDP(client.String(), vip, packet.Payload(1470)), verdict: TooBig})
+	}
+	for _, from := range []string{"1.0.0.1:1", "126.255.255.255:1", "128.0.0.1:1", "223.255.255.255:1"} {
+		in := packet.UDP(from, vips(4)[0], packet.Payload(1470))
+		rows = append(rows, row{name: "told at " + from, in: in, verdict: AnsweredTooBig, out: tooBig(in, 1480)})
+	}
+	for _, from := range []string{"[::2]:1", "[1::]:1", "[1::1]:1", "[0:0:0:1::1]:1", "[::1:0:0:1]:1", "[fe80::1]:1"} {
+		in := packet.UDP(from, vips(4)[1], packet.Payload(1470))
+		rows = append(rows, row{name: "told at " + from, in: in, verdict: AnsweredTooBig, out: tooBig(in, 1480)})
+	}
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) { r.check(t, d) })
 	}

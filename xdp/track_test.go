@@ -460,6 +460,23 @@ func TestThatOlderFlowsAreThereIsTold(t *testing.T) {
 	}
 }
 
+// Such a packet is looked at twice, the second time to tell its sender.
+func TestAPacketThatIsTooBigIsOneOfItsFlow(t *testing.T) {
+	d := newDataplane(t)
+	for _, backend := range tracked {
+		d.setWay(backend, way{mac: backendMAC, source: node4, ifindex: 1, mtu: 1500})
+	}
+	apply(t, d, moving(table("web", lb.IPIP, 13, vips(1), tracked...), hasMoved))
+	process(t, d, packet.UDP(client4, vips(1)[0], packet.Payload(1470)), AnsweredTooBig)
+	if _, r, there := recordOf(t, d); !there || r.State&recordConfirmed != 0 {
+		t.Errorf("record: there %t, state %d, want it there and confirmed by no second packet", there, r.State)
+	}
+	counts := trackedPackets(t, d)
+	if counts[bpfTrackedTRACKED_RECORDED]--; slices.Max(slices.Collect(maps.Values(counts))) != 0 {
+		t.Errorf("tracked packets besides one that was recorded: %v, want none", counts)
+	}
+}
+
 // TestRecordsOutliveTheProcess: the next one has other numbers for services and backends.
 func TestRecordsOutliveTheProcess(t *testing.T) {
 	r := newRange(t, 1)

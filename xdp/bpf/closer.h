@@ -218,6 +218,20 @@ static __always_inline bool is_error(__u8 family, __u8 type)
 	return type >= 1 && type <= 4; /* and packet too big */
 }
 
+/*
+ * Whether an address is that of one host: others must not be sent anything (RFC 1122,
+ * 3.2.1.3 and 3.2.2; RFC 4443, 2.4).
+ */
+static __always_inline bool is_host(const __u64 address[2], __u8 family)
+{
+	__u8 first = address[0];
+
+	if (family == 4)
+		return first != 0 && first != 127 && first < 224;
+	/* Neither multicast nor :: nor ::1. */
+	return first != 0xff && (address[0] || (address[1] & ~(1ULL << 56)));
+}
+
 static __always_inline enum verdict parse_icmp(const struct cursor *frame, __be16 h_proto,
 					       struct look *look)
 {
@@ -233,6 +247,8 @@ static __always_inline enum verdict parse_icmp(const struct cursor *frame, __be1
 	if (!icmp || room < sizeof(*icmp))
 		return VERDICT_PASS_MALFORMED;
 	if (icmp->type == (outer->family == 4 ? 8 : 128) && !icmp->code) {
+		if (!is_host(outer->source, outer->family))
+			return VERDICT_PASS_OTHER_PROTOCOL;
 		look->finding.echo = true;
 		return VERDICT_FORWARDED;
 	}
@@ -251,7 +267,7 @@ static __always_inline enum verdict parse_icmp(const struct cursor *frame, __be1
 	if (!shortest_header(READ_ONCE(quoted->protocol)))
 		return VERDICT_PASS_OTHER_PROTOCOL;
 	ports = take_next(frame, quoted, __u64); /* no more is sure to be quoted (RFC 792) */
-	if (!ports)
+	if (!ports || READ_ONCE(quoted->offset) - outer->start > outer->length)
 		return VERDICT_PASS_MALFORMED;
 	look->packet.source[0] = quoted->destination[0];
 	look->packet.source[1] = quoted->destination[1];

@@ -191,8 +191,9 @@ static __always_inline enum verdict answer_too_big(struct xdp_md *ctx, const str
 	__u16 mtu = to->path->mtu - overhead(to->next_hop);
 	struct limit *limit;
 
-	/* Never about an error or a later fragment (RFC 1812, 4.3.2.7; RFC 4443, 2.4). */
-	if (finding->error || finding->later || finding->may_cut)
+	/* Never about an error or a later fragment, nor to many (RFC 1812, 4.3.2.7; RFC 4443, 2.4). */
+	if (finding->error || finding->later || finding->may_cut ||
+	    !is_host(finding->source, packet->ipv6 ? 6 : 4))
 		return VERDICT_DROP_TOO_BIG;
 	/* Nobody goes below the smallest MTU there may be. */
 	if (packet->length < (packet->ipv6 ? QUOTE6 : QUOTE4) || mtu > to->path->mtu ||

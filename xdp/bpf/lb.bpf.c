@@ -107,7 +107,8 @@ static __always_inline enum verdict choose(struct xdp_md *ctx, const struct pack
 	source = finding ? finding->source : packet->source;
 	if (unlikely(active & DENYING) && is_denied(source[0], source[1], packet->ipv6))
 		return VERDICT_DROP_DENIED;
-	if (unlikely(active & LIMITED) && is_limited(source[0], source[1], packet->ipv6, to->service))
+	if (unlikely(active & LIMITED) && !(finding && finding->again) &&
+	    is_limited(source[0], source[1], packet->ipv6, to->service))
 		return VERDICT_DROP_LIMITED;
 	verdict = judge(packet, parsed, finding, to->service);
 	if (verdict != VERDICT_FORWARDED)

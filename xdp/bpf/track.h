@@ -186,7 +186,8 @@ static __noinline __u32 choose_in_transition(struct xdp_md *ctx, const struct pa
 					     const struct target *to, __u64 packed)
 {
 	__u32 slot = packed, active = packed >> 32, index = to->service, recorded = NO_RECORD;
-	bool aside = looking || (finding && finding->error); /* is not of the flow itself */
+	/* not of the flow itself, or looked at before */
+	bool aside = looking || (finding && (finding->error || finding->again));
 	enum kind kind = kind_of(ctx, packet, finding, active);
 	struct news flow = { .key = record_key(packet, to, active) }; /* one for all: 5.10's stack */
 	struct record *record;
@@ -236,7 +237,8 @@ static __noinline __u32 choose_in_transition(struct xdp_md *ctx, const struct pa
 		how = kind == KIND_DATAGRAM && !(slot & SETTLING << 16) ? TRACKED_BY_CURRENT :
 									  TRACKED_BY_BASE;
 	}
-	count_tracked(how);
+	if (!aside)
+		count_tracked(how);
 	if (traced)
 		note_tracked(how);
 	if (way.backend != (slot & 0xffff) && !aside) {
