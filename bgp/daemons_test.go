@@ -16,6 +16,7 @@ import (
 
 	"github.com/halfproxy/halfproxy/internal/netns"
 	"github.com/halfproxy/halfproxy/internal/router"
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // The real routers' network. Both nodes are Speakers in this process: a route
@@ -43,6 +44,11 @@ var (
 // FRR 8.4's nexthop groups in the kernel lose members after a link flap.
 const frrConf = `
 no zebra nexthop kernel enable
+bgp community-list standard GSHUT seq 5 permit graceful-shutdown
+route-map IN permit 5
+ match community GSHUT
+ set local-preference 0
+route-map IN permit 10
 router bgp 64500
  bgp router-id 192.0.2.254
  no bgp ebgp-requires-policy
@@ -57,10 +63,12 @@ router bgp 64500
  neighbor 2001:db8:b::1 peer-group LB
  address-family ipv4 unicast
   neighbor LB activate
+  neighbor LB route-map IN in
   maximum-paths 8
  exit-address-family
  address-family ipv6 unicast
   neighbor LB activate
+  neighbor LB route-map IN in
   maximum-paths 8
  exit-address-family
 exit
@@ -71,12 +79,13 @@ router id 192.0.2.254;
 protocol device {}
 protocol kernel k4 { merge paths yes limit 8; ipv4 { import none; export all; }; }
 protocol kernel k6 { merge paths yes limit 8; ipv6 { import none; export all; }; }
+filter nodes { if (65535, 0) ~ bgp_community then bgp_local_pref = 0; accept; }
 template bgp lb {
 	local as 64500;
 	passive yes;
 	hold time 3;
-	ipv4 { import all; export none; };
-	ipv6 { import all; export none; };
+	ipv4 { import filter nodes; export none; };
+	ipv6 { import filter nodes; export none; };
 }
 protocol bgp a from lb { neighbor 192.0.2.1 as 64512; }
 protocol bgp b from lb { neighbor 2001:db8:b::1 as 64512; }
@@ -106,6 +115,20 @@ func TestVIPsOfTwoNodesReachARealRoutersKernelAndLeaveIt(t *testing.T) {
 		announce(t, a, "203.0.113.10/32", "2001:db8:51::10/128")
 		announce(t, b, "203.0.113.10/32", "2001:db8:51::10/128")
 		fib(t, ns, 2*soon,
+			"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
+			"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
+
+		// One goes away: its way is open still, and nobody takes it (RFC 8326).
+		leaving := []lb.Route{
+			{Prefix: netip.MustParsePrefix("203.0.113.10/32"), Shutdown: true},
+			{Prefix: netip.MustParsePrefix("2001:db8:51::10/128"), Shutdown: true},
+		}
+		announceRoutes(t, a, leaving...)
+		fib(t, ns, time.Second,
+			"203.0.113.10/32 [192.0.2.129]",
+			"2001:db8:51::10/128 [2001:db8:b::1]")
+		announceRoutes(t, b, leaving...)
+		fib(t, ns, time.Second,
 			"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
 			"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
 
