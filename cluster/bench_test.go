@@ -173,3 +173,26 @@ func BenchmarkFlows(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkFlow is how long a record takes to be with the two other members.
+func BenchmarkFlow(b *testing.B) {
+	members, stores := launchWithFlows(b, 0, 0, 0)
+	var took []time.Duration
+	for b.Loop() {
+		n := len(took)
+		begin := time.Now()
+		members[0].ShareFlows(someFlows(n, 1))
+		for stores[1].count() <= n || stores[2].count() <= n {
+			time.Sleep(10 * time.Microsecond)
+		}
+		took = append(took, time.Since(begin))
+		time.Sleep(5 * time.Millisecond)
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs-median")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "µs-99%")
+	b.ReportMetric(0, "ns/op")
+	for _, m := range members {
+		m.kill()
+	}
+}

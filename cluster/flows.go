@@ -32,8 +32,9 @@ const (
 	packetEvery  = 625 * time.Microsecond // to each member: 99,200 records a second
 	packetsEach  = 8                      // at once
 	mostToSend   = 1 << 16                // that wait
-	mostRecent   = 1 << 14                // that who joins is told of, and no older than
+	mostRecent   = 1 << 14                // that are told once more, and to who joins those of
 	recently     = 5 * time.Second
+	onceMore     = time.Second
 	mostToLearn  = 1 << 19
 	perMessage   = 20_000           // over TCP
 	flowPatience = 10 * time.Second // for the others' records, at the start
@@ -192,17 +193,25 @@ func (x *exchange) next(n int) []lb.FlowRecord {
 	return records
 }
 
-// spreadFlows sends what ShareFlows was given. Who joins is told of the latest once more:
-// the one that he fetched all records from may not have had them, and the others did not know
-// of him.
+// spreadFlows sends what ShareFlows was given, and once more half a second to one and a half
+// later, as packets get lost, unless there is too much. Who joins is told of the latest: the
+// one that he fetched all records from may not have had them, and the others did not know of
+// him.
 func (c *Cluster) spreadFlows(ctx context.Context, s *sender) {
 	x := c.exchange
 	var told latest
 	var before []memberlist.Node
+	twice := time.Now() // what was told before this has been told once more
+	ticker := time.NewTicker(onceMore)
+	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case now := <-ticker.C:
+			to := now.Add(-onceMore / 2)
+			s.flows(ctx, s.others(), told.between(twice, to))
+			twice = to
 		case <-x.more:
 		}
 		others := s.others()
@@ -214,7 +223,8 @@ func (c *Cluster) spreadFlows(ctx context.Context, s *sender) {
 		}
 		before = others
 		if len(joined) > 0 {
-			s.flows(ctx, joined, told.since(time.Now().Add(-recently)))
+			now := time.Now()
+			s.flows(ctx, joined, told.between(now.Add(-recently), now))
 		}
 		for records := x.next(perPacket * packetsEach); len(records) > 0 && ctx.Err() == nil; records = x.next(perPacket * packetsEach) {
 			told.add(records, time.Now())
@@ -261,10 +271,10 @@ func (l *latest) add(records []lb.FlowRecord, now time.Time) {
 	}
 }
 
-func (l *latest) since(t time.Time) []lb.FlowRecord {
-	var list []lb.FlowRecord
+// between gives those of a time and later, but before another one.
+func (l *latest) between(from, to time.Time) (list []lb.FlowRecord) {
 	for _, b := range l.batches {
-		if !b.at.Before(t) {
+		if !b.at.Before(from) && b.at.Before(to) {
 			list = append(list, b.records...)
 		}
 	}

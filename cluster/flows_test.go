@@ -49,6 +49,12 @@ func (s *flowStore) count() int {
 	return len(s.held)
 }
 
+func (s *flowStore) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.held)
+}
+
 func newFlowStore(n int) *flowStore {
 	s := &flowStore{held: make(map[uint64]lb.FlowRecord)}
 	for _, r := range someFlows(0, n) {
@@ -130,6 +136,16 @@ func TestWhoJoinsHearsOfWhatWasToldJustBefore(t *testing.T) {
 	cfg := configOf("lb3", loopback(), members[0].cfg.Listen)
 	cfg.Flows = store
 	launch(t, cfg).wait(5*time.Second, "what was told", func() bool { return store.count() == told })
+}
+
+// TestRecordsOfFlowsAreToldTwice: the other member loses what it hears first.
+func TestRecordsOfFlowsAreToldTwice(t *testing.T) {
+	members, stores := launchWithFlows(t, 0, 0)
+	const told = 100
+	members[0].ShareFlows(someFlows(0, told))
+	members[1].wait(5*time.Second, "what was told", func() bool { return stores[1].count() == told })
+	stores[1].forget()
+	members[1].wait(5*time.Second, "what was told, once more", func() bool { return stores[1].count() == told })
 }
 
 func TestAMemberFetchesTheOthersRecordsOfFlowsBeforeItIsReady(t *testing.T) {

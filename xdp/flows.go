@@ -259,8 +259,14 @@ func (d *Dataplane) write(key uint64, r bpfRecord) error {
 	}
 	newer := int16(r.Used-there.Used) > 0
 	same := there.Service == r.Service && there.Backend == r.Backend && there.Life == r.Life
-	if same && (!newer || there.State&recordLearned == 0) || !same && !newer {
+	switch {
+	case !same && !newer:
 		return nil
+	case same && (!newer || there.State&recordLearned == 0):
+		if r.State&^there.State&recordClosing == 0 {
+			return nil
+		}
+		r.Used, r.State = there.Used, there.State|recordClosing
 	}
 	return m.Update(key, r, ebpf.UpdateExist)
 }

@@ -555,6 +555,40 @@ func TestATraceSaysWhatAFlowGoesByAndChangesNothing(t *testing.T) {
 	}
 }
 
+// TestThatAFlowIsOverIsTold: to a node with a copy of its record, and to one that the flow has
+// been at.
+func TestThatAFlowIsOverIsTold(t *testing.T) {
+	a, b := newDataplane(t), newDataplane(t)
+	web := moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved)
+	for _, d := range []*Dataplane{a, b} {
+		setWays(d, tracked...)
+		apply(t, d, web)
+	}
+	for _, moves := range []bool{false, true} {
+		for _, d := range []*Dataplane{a, b} {
+			forgetRecords(t, d)
+		}
+		for _, option := range []packet.Option{packet.SYN, packet.ACK} {
+			chosenFor(t, a, packet.TCP(client4, vips(1)[0], option))
+		}
+		must(t, b.LearnFlows(freshFlows(t, a)))
+		if moves {
+			chosenFor(t, b, packet.TCP(client4, vips(1)[0], packet.ACK))
+		}
+		for range 2 {
+			chosenFor(t, a, packet.TCP(client4, vips(1)[0], packet.FIN, packet.ACK))
+		}
+		told := freshFlows(t, a)
+		if len(told) != 1 || !told[0].Closing {
+			t.Errorf("moves %t: told of %+v, want that one flow closes", moves, told)
+		}
+		must(t, b.LearnFlows(told))
+		if _, r, there := recordOf(t, b); !there || r.State&recordClosing == 0 || moves == (r.State&recordLearned != 0) {
+			t.Errorf("moves %t: the other node has record %+v (there: %t), want it closing", moves, r, there)
+		}
+	}
+}
+
 // freshFlows gives what there is to tell the others.
 func freshFlows(t *testing.T, d *Dataplane) (list []lb.FlowRecord) {
 	t.Helper()

@@ -155,8 +155,10 @@ static __always_inline __u8 life_of(__u32 index)
 }
 
 /*
- * What a packet tells of a flow that has a record. It is written only where it changes. User
- * space is woken for what it is to tell the other nodes when it has read all before.
+ * What a packet tells of a flow that has a record. It is written only where it changes. The
+ * other nodes are to hear that the flow is there, and that it is over: else some would know
+ * of it, and some not, when another one of the same ports begins. User space is woken for
+ * what it is to tell them when it has read all before.
  */
 static __always_inline void touch(struct news *news, struct record *record,
 				  const struct packet *packet, __u16 now)
@@ -170,7 +172,7 @@ static __always_inline void touch(struct news *news, struct record *record,
 	if (state == after)
 		return;
 	record->state = after;
-	if (!(state & (RECORD_CONFIRMED | RECORD_LEARNED))) {
+	if (!(state & (RECORD_CONFIRMED | RECORD_LEARNED)) || (state ^ after) & RECORD_CLOSING) {
 		news->record = *record;
 		bpf_ringbuf_output(&confirmed, news, sizeof(*news), 0);
 	}
