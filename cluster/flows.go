@@ -139,6 +139,8 @@ type exchange struct {
 
 	mu     sync.Mutex // guards what follows
 	outbox []lb.FlowRecord
+
+	due time.Time // of the next packet, to spreadFlows alone
 }
 
 func newExchange(m metrics) *exchange {
@@ -244,11 +246,17 @@ func (s *sender) flows(ctx context.Context, to []memberlist.Node, records []lb.F
 			}
 			rest += packetEvery
 		}
-		s.c.exchange.count(flowsSent, len(together)*len(to))
+		x := s.c.exchange
+		x.count(flowsSent, len(together)*len(to))
+		// Who slept for too long makes up for it.
+		if earliest := time.Now().Add(-packetsEach * packetEvery); x.due.Before(earliest) {
+			x.due = earliest
+		}
+		x.due = x.due.Add(rest)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(rest):
+		case <-time.After(time.Until(x.due)):
 		}
 	}
 }
