@@ -10,8 +10,7 @@ import (
 // A route that comes or goes has routers move flows, also between nodes whose own routes
 // stay as they are. One that has just begun has a record that no other node has heard of
 // yet. So who is about to change its routes says so first, and while somebody does all
-// members are cautious: they take nobody for new, as the table alone leads new flows the
-// same way everywhere then.
+// members are cautious: they send new flows where each of them sends older ones.
 
 const (
 	// afterwards is how long routers take to do as they are told.

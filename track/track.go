@@ -51,8 +51,10 @@ type Recorded struct {
 // as those that follow it, so that any node sends all of them one way without a record.
 // quic tells whether those that follow QUIC's Initial say that they do.
 //
-// That is so in a flood, when there is no room for a record; and while routers are about to
-// move flows from node to node, which may be quicker than a new record is.
+// In a flood, when there is no room for a record, all is decided so. And while routers are
+// about to move flows from node to node, which may be quicker than a new record is, the
+// backend is; there is a record as ever, or one of an earlier flow of the same ports, which
+// some nodes have and some have not, would count later.
 func (k Kind) Older(quic bool) Kind {
 	if k == Datagram || k == MayOpen && !quic {
 		return Datagram

@@ -162,16 +162,15 @@ func TestTheProgramDecidesAsTheRulesSay(t *testing.T) {
 								must(t, d.records.m.Put(keys[kind], value))
 							}
 							makeRoom(d, how.room)
-							as := kind
 							d.Caution(0)
+							wantBackend, wantRecord := slot.Decide(kind, rules)
 							if how.cautious {
 								d.Caution(time.Hour)
-								as = kind.Older(false)
+								wantBackend, _ = slot.Decide(kind.Older(false), rules)
 							}
-							wantBackend, wantRecord := slot.Decide(as, rules)
 							// A record that is there can be written over, worth something or not.
 							if wantRecord && !how.room && recorded == "none" {
-								wantBackend, _ = slot.Decide(as.Older(false), rules)
+								wantBackend, _ = slot.Decide(kind.Older(false), rules)
 								wantRecord = false
 							}
 							got := chosenFor(t, d, frame)
@@ -182,7 +181,7 @@ func TestTheProgramDecidesAsTheRulesSay(t *testing.T) {
 							}
 							fresh := there && r.Backend == uint16(s.members[tracked[got]].index) && r.Life == s.members[tracked[got]].life && r.State&recordConfirmed == 0
 							switch {
-							case wantRecord && (!fresh || key != keys[kind] || r.State&recordDatagrams != 0 != (as == track.Datagram)):
+							case wantRecord && (!fresh || key != keys[kind] || r.State&recordDatagrams != 0 != (kind == track.Datagram)):
 								t.Errorf("%s: record %x %+v (there: %t), want a new one of backend %d", name, key, r, there, wantBackend)
 							case !wantRecord && recorded == "none" && there:
 								t.Errorf("%s: record %+v, want none", name, r)
@@ -431,6 +430,30 @@ func TestCautionSparesFlowsThatMoveAtOnce(t *testing.T) {
 		if began, went := chosenFor(t, a, tt.first), chosenFor(t, b, tt.next); (began != went) != tt.breaks {
 			t.Errorf("%s: a flow that began at backend %d goes on to backend %d", tt.name, began, went)
 		}
+	}
+}
+
+// TestCautionLeavesNobodyToAnOldRecord: one that another node has, of the same ports.
+func TestCautionLeavesNobodyToAnOldRecord(t *testing.T) {
+	a, b := newDataplane(t), newDataplane(t)
+	web := moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved)
+	for _, d := range []*Dataplane{a, b} {
+		setWays(d, tracked...)
+		apply(t, d, web)
+		d.Caution(time.Minute)
+	}
+	vip := vips(1)[0]
+	began := chosenFor(t, a, packet.TCP(client4, vip, packet.SYN))
+	key, _, there := recordOf(t, a)
+	if began != baseBackendOf || !there {
+		t.Fatalf("with caution a flow begins at backend %d (record: %t), want %d, and a record", began, there, baseBackendOf)
+	}
+	old := lb.FlowRecord{Key: key, Backend: backendID("web", tracked[otherBackend], web.Backends[otherBackend].Address), Idle: 3 * tick}
+	must(t, b.LearnFlows([]lb.FlowRecord{old}))
+	chosenFor(t, a, packet.TCP(client4, vip, packet.ACK))
+	must(t, b.LearnFlows(freshFlows(t, a)))
+	if got := chosenFor(t, b, packet.TCP(client4, vip, packet.ACK)); got != began {
+		t.Errorf("moved to a node with an old record it goes to backend %d, want %d", got, began)
 	}
 }
 

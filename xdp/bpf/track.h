@@ -207,9 +207,9 @@ static __noinline __u32 choose_in_transition(struct xdp_md *ctx, const struct pa
 	    record->life == life_of(to->backend + record->backend))
 		recorded = record->backend;
 
-	if (now->cautious && bpf_ktime_get_ns() < now->cautious)
-		kind = older(kind, active);
 	way = decide(slot, kind, recorded);
+	if (now->cautious && bpf_ktime_get_ns() < now->cautious)
+		way.backend = decide(slot, older(kind, active), recorded).backend;
 	if (aside)
 		way.record = false;
 	if (way.record && !record && !within_limit(&now->next, now->interval, now->burst)) {

@@ -250,7 +250,7 @@ struct news {
 struct pace {
 	__u64 next;	       /* when there is room for the next new record: ns since boot */
 	__u64 interval, burst; /* ns */
-	__u64 cautious;	       /* until then nobody is taken for new: ns since boot, 0: no more */
+	__u64 cautious;	       /* until then new flows go as older ones: ns since boot, 0: no more */
 	__u32 now;	       /* in ticks, of which a record holds the low 16 bits */
 	__u32 pad;
 };
