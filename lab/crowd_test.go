@@ -29,6 +29,8 @@ type crowd struct {
 	so      numbers
 	ends    []end
 	killed  map[string][]span // backends, and when
+	inquire func(end) string  // is called at once for the first that broke; nil: nobody knows
+	asked   int               // times that it was
 }
 
 // numbers are what there was so far.
@@ -52,17 +54,21 @@ type end struct {
 	from, to  net.Addr // nil: it was never there
 	begun, at time.Time
 	err       error
+	why       string
 }
 
 // span is from a time to another.
 type span struct{ from, to time.Time }
 
-const crowdPatience = 15 * time.Second // for an answer: what is slow is not broken
+const (
+	crowdPatience = 15 * time.Second // for an answer: what is slow is not broken
+	mostAsked     = 20
+)
 
 // startCrowd has so many clients begin within a time.
-func (l *Lab) startCrowd(ctx context.Context, clients int, within, pause, length time.Duration) *crowd {
+func (l *Lab) startCrowd(ctx context.Context, clients int, within, pause, length time.Duration, inquire func(end) string) *crowd {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &crowd{l: l, pause: pause, length: length, cancel: cancel, clients: make([]client, clients), killed: make(map[string][]span)}
+	c := &crowd{l: l, pause: pause, length: length, cancel: cancel, inquire: inquire, clients: make([]client, clients), killed: make(map[string][]span)}
 	for i := range clients {
 		c.all.Go(func() {
 			sleep(ctx, within*time.Duration(i)/time.Duration(clients))
@@ -88,16 +94,24 @@ func (c *crowd) connect(ctx context.Context, i int) {
 	if ctx.Err() != nil {
 		return
 	}
+	e.at = time.Now()
 	c.mu.Lock()
 	c.clients[i] = client{}
-	if e.err != nil {
-		e.at = time.Now()
-		c.ends = append(c.ends, e)
+	inquire := e.err != nil && c.inquire != nil && c.asked < mostAsked && c.broke(e)
+	if inquire {
+		c.asked++
 	}
 	c.mu.Unlock()
-	if e.err != nil {
-		sleep(ctx, 100*time.Millisecond)
+	if e.err == nil {
+		return
 	}
+	if inquire {
+		e.why = c.inquire(e)
+	}
+	c.mu.Lock()
+	c.ends = append(c.ends, e)
+	c.mu.Unlock()
+	sleep(ctx, 100*time.Millisecond)
 }
 
 func (c *crowd) converse(ctx context.Context, i int, e *end) error {
@@ -160,11 +174,14 @@ func (c *crowd) stop() {
 
 // kill is the death of a backend, with its connections.
 func (c *crowd) kill(b *Backend) {
-	begin := time.Now()
+	c.mu.Lock()
+	c.killed[b.Name] = append(c.killed[b.Name], span{time.Now(), time.Now().Add(time.Hour)})
+	last := &c.killed[b.Name][len(c.killed[b.Name])-1]
+	c.mu.Unlock()
 	b.Kill()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.killed[b.Name] = append(c.killed[b.Name], span{begin, time.Now()})
+	last.to = time.Now()
 }
 
 // await waits until every client that has a connection has had an answer on it to what it
@@ -202,16 +219,22 @@ func (c *crowd) broken(since time.Time) []end {
 	defer c.mu.Unlock()
 	var broken []end
 	for _, e := range c.ends {
-		died := false
-		for name, times := range c.killed {
-			died = died || (e.backend == "" || e.backend == name) &&
-				slices.ContainsFunc(times, func(s span) bool { return !s.from.After(e.at) && !s.to.Before(e.begun) })
-		}
-		if e.from != nil && !died && e.at.After(since) {
+		if e.at.After(since) && c.broke(e) {
 			broken = append(broken, e)
 		}
 	}
 	return broken
+}
+
+// broke tells whether the end is one whose backend lived. It needs c.mu.
+func (c *crowd) broke(e end) bool {
+	for name, times := range c.killed {
+		if (e.backend == "" || e.backend == name) &&
+			slices.ContainsFunc(times, func(s span) bool { return !s.from.After(e.at) && !s.to.Before(e.begun) }) {
+			return false
+		}
+	}
+	return e.from != nil
 }
 
 // failed gives those that could not be opened, of all that were tried since a moment.
