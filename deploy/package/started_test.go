@@ -84,6 +84,7 @@ func build(t *testing.T, deb string) network {
 // Who follows the documents gets an answer through the VIP, and sees what they promise.
 func TestWhatTheDocumentsSayIsSo(t *testing.T) {
 	need(t, "/usr/lib/frr/bgpd", "bird", "dpkg", "chroot", "useradd", "nsenter", "setpriv", "ip", "ethtool", "sysctl", "curl")
+	t.Parallel() // it waits most of the time
 	doc := read(t)
 	n := build(t, product(t, packages(t), ".deb"))
 	n.getStarted(t, doc)

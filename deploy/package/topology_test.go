@@ -37,6 +37,7 @@ const lab = "deploy/containerlab"
 // would bring. All that the topology says of it is done as it says.
 func TestTheContainerlabsTopologyServes(t *testing.T) {
 	need(t, "/usr/lib/frr/bgpd", "chroot", "nsenter", "ip", "ethtool", "sysctl", "curl")
+	t.Parallel()
 	text, err := os.ReadFile(filepath.Join(tree, lab, "halfproxy.clab.yaml"))
 	if err != nil {
 		t.Fatal(err)
