@@ -6,6 +6,15 @@ import (
 	"testing"
 )
 
+// manyBackends lists n of them.
+func manyBackends(n int) string {
+	var list strings.Builder
+	for i := range n {
+		fmt.Fprintf(&list, "      - {name: ns%d, address: 10.10.%d.%d}\n", i, i/256, i%256)
+	}
+	return list.String()
+}
+
 // Each row changes the served contract in one place; want is all that is said
 // about it. Line numbers are those of testdata/contract.yaml.
 func TestParseRefuses(t *testing.T) {
@@ -311,6 +320,8 @@ func TestParseRefuses(t *testing.T) {
 			`halfproxy.yaml:58: services[1] "dns": backends is missing: list the servers, weight: 0 drains one that has to stay`},
 		{"a service with an empty list of backends", "    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}\n", "    backends: []\n",
 			`halfproxy.yaml:62: services[1] "dns": backends has no entry: list the servers, weight: 0 drains one that has to stay`},
+		{"a service with more backends than a table tells apart", "    backends:\n      - {name: ns1, address: 10.9.0.11}\n      - {name: ns2, address: 10.9.0.12}\n", "    backends:\n" + manyBackends(16_385),
+			`halfproxy.yaml:62: services[1] "dns": backends has 16385 entries, a service can have 16384: make several services of it`},
 		{"a VIP that is no address", "vips: [203.0.113.53]", "vips: [203.0.113.553]",
 			`halfproxy.yaml:59: services[1] "dns": vips[0] "203.0.113.553" is no IP address: write one such as 192.0.2.1 or 2001:db8::1`},
 		{"an unknown hash", "    forward: ipip", "    hash: maglev\n    forward: ipip",

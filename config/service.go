@@ -262,6 +262,9 @@ func (c *checker) serverID(s backendEntry, quic lb.QUIC, address netip.Addr) (lb
 
 func (c *checker) backends(s serviceEntry, quic lb.QUIC) []lb.Backend {
 	some(c.report, s.Backends, "list the servers, weight: 0 drains one that has to stay")
+	if n := len(s.Backends.items); n > lb.MaxBackends {
+		c.at(s.Backends.place, "has %d entries, a service can have %d: make several services of it", n, lb.MaxBackends)
+	}
 	var backends []lb.Backend
 	names, addresses, serverIDs := map[string]place{}, map[netip.Addr]place{}, map[lb.ServerID]int{}
 	for _, entry := range s.Backends.items {

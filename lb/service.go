@@ -176,6 +176,9 @@ type Backend struct {
 // lightest backend still has one beside the heaviest.
 const MaxWeight = 10_000
 
+// MaxBackends is how many a service can have: the data plane numbers them in 14 bits.
+const MaxBackends = 1 << 14
+
 // Quorum is a number of backends, or a share of all of a service's in percent.
 type Quorum struct {
 	Value   int

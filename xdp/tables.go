@@ -59,9 +59,6 @@ func (b *backend) lifeBits() uint64 { return uint64(b.life) << hopLifeBit }
 
 func (b *backend) entry() uint32 { return b.service.room.start + b.index }
 
-// mostBackends is what a slot can tell apart.
-const mostBackends = baseBackend + 1
-
 // flags are what stands in a service's active beside 0 or 1 (bpf/types.h).
 func (d *Dataplane) flags(s lb.Service) uint32 {
 	f := uint32(s.HashFields())<<1 | d.denyingFlag() | quicFlags(s.QUIC)
@@ -213,7 +210,7 @@ func pagesFor(slots int) uint32 { return (uint32(slots) + slotsPerPage - 1) / sl
 
 // roomFor is the entries that are set aside for so many backends: some more,
 // so that one that comes need not move the others.
-func roomFor(backends int) uint32 { return min((uint32(backends)*5/4+4)&^3, mostBackends) }
+func roomFor(backends int) uint32 { return min((uint32(backends)*5/4+4)&^3, lb.MaxBackends) }
 
 // reserve grows the maps once for all tables, in the place of many times. It
 // counts on a table's old and new slots being there at the same time, and on
@@ -286,8 +283,8 @@ func (d *Dataplane) enroll(t lb.Table) error {
 	for _, b := range slices.Concat(t.Service.Backends, t.Alive, t.Backends) {
 		wanted[b.Name] = b.Address
 	}
-	if len(wanted) > mostBackends {
-		return fmt.Errorf("%d backends: a service can have %d", len(wanted), mostBackends)
+	if len(wanted) > lb.MaxBackends {
+		return fmt.Errorf("%d backends: a service can have %d", len(wanted), lb.MaxBackends)
 	}
 	for name, b := range s.members {
 		if _, stays := wanted[name]; !stays {
