@@ -21,8 +21,9 @@ import (
 const (
 	// coalesce is how long news is gathered before tables are built from it. While
 	// news goes on coming it doubles with every time that tables were built, up to
-	// longestCoalesce: a failure of many backends reaches us in many pieces, and
-	// each time costs every service that has one of them a new table.
+	// longestCoalesce, until there was none for twice as long: a failure of many
+	// backends reaches us in many pieces, and each time costs every service that has
+	// one of them a new table.
 	coalesce        = 10 * time.Millisecond
 	longestCoalesce = 500 * time.Millisecond
 	// tick is how often the passing of time alone is looked at, and how soon
@@ -237,7 +238,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var due <-chan time.Time
-	pause, built := coalesce, time.Now()
+	pause, stepped := coalesce, time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -245,6 +246,9 @@ func (c *Controller) Run(ctx context.Context) error {
 		case <-c.woken:
 			c.hurry()
 			if due == nil {
+				if time.Since(stepped) > 2*pause { // what came before is over
+					pause = coalesce
+				}
 				due = time.After(pause)
 			}
 			continue
@@ -252,14 +256,11 @@ func (c *Controller) Run(ctx context.Context) error {
 			due = nil
 		case <-ticker.C:
 		}
-		changed, err := c.step(ctx)
-		switch {
+		switch changed, err := c.step(ctx); {
 		case err != nil:
-			pause = tick
+			pause, stepped = tick, time.Now()
 		case changed:
-			pause, built = min(2*pause, longestCoalesce), time.Now()
-		case time.Since(built) > longestCoalesce:
-			pause = coalesce
+			pause, stepped = min(2*pause, longestCoalesce), time.Now()
 		}
 	}
 }
