@@ -93,9 +93,12 @@ func TestASpeakerTellsRoutersToKeepItsRoutesOverARestart(t *testing.T) {
 				}
 				return ""
 			})
-			if got := s.Peers()[0].Announced; got != 3 {
-				t.Errorf("announced: got %d, want 3", got)
-			}
+			until(t, soon, func() string {
+				if got := s.Peers()[0].Announced; got != 3 {
+					return fmt.Sprintf("announced: got %d, want 3", got)
+				}
+				return ""
+			})
 		})
 	}
 }
