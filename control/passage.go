@@ -274,6 +274,9 @@ func setKey(set []lb.Backend) [sha256.Size]byte {
 // that there are more.
 func (p *passage) follow(service string, steps []lb.Step, size int) {
 	was := p.course.tables
+	if p.course.Size() != size {
+		was = nil
+	}
 	done := len(p.course.steps)
 	if p.course.Size() != size || done > len(steps) || !slices.EqualFunc(p.course.steps, steps[:done], lb.Step.Equal) {
 		p.course = course{Course: track.NewCourse(size), known: make(numbers), tables: make(tables)}
@@ -474,7 +477,7 @@ func (c *Controller) keepHistories() {
 func (c *course) table(service string, set []lb.Backend, size int, was tables) []uint16 {
 	key := setKey(set)
 	table, built := was[key]
-	if !built || len(table) != size && len(table) > 0 {
+	if !built {
 		weighted := make([]maglev.Backend, len(set))
 		for i, b := range set {
 			weighted[i] = maglev.Backend{Name: b.Name, Weight: b.Weight}

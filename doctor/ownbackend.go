@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 
 	"github.com/halfproxy/halfproxy/lb"
 )
@@ -61,14 +60,7 @@ func judgeBackend(cfg BackendConfig, h host) []Finding {
 			}
 			found = append(found, offloads(cfg.asNode(), h, l)...)
 		}
-		if h.strays(l) {
-			found = append(found, Finding{
-				Check: "rp_filter", Severity: Problem,
-				What: fmt.Sprintf("%s: rp_filter is strict, and the default route leaves by %s: what clients send to IPv4 VIPs comes in here and is dropped",
-					l.name, strings.Join(h.exits4, ", ")),
-				Remedy: loosen(l),
-			})
-		}
+		found = append(found, h.reversePath(l, Problem, "what clients send to IPv4 VIPs comes in here and is dropped")...)
 	}
 	slices.SortStableFunc(found, func(a, b Finding) int { return int(a.Severity) - int(b.Severity) })
 	return found

@@ -10,23 +10,24 @@ import (
 // interface than answers would leave by.
 const strict = 1
 
-// strays says whether the kernel drops what comes to it by l from beyond the
-// networks that l is in. Where no default route is to be seen that is not known.
-func (h host) strays(l link) bool {
-	return l.rpFilter == strict && len(h.exits4) > 0 && !slices.Contains(h.exits4, l.name)
+// reversePath judges whether the kernel drops what comes to it by l from beyond the
+// networks that l is in, which does harm. Where no default route is to be seen that is not
+// known.
+func (h host) reversePath(l link, severity Severity, harm string) []Finding {
+	if l.rpFilter != strict || len(h.exits4) == 0 || slices.Contains(h.exits4, l.name) {
+		return nil
+	}
+	return []Finding{{
+		Check: "rp_filter", Severity: severity,
+		What:   fmt.Sprintf("%s: rp_filter is strict, and the default route leaves by %s: %s", l.name, strings.Join(h.exits4, ", "), harm),
+		Remedy: loosen(l),
+	}}
 }
 
 // reversePaths judges the filter on a node. Packets for VIPs do not meet it.
 func reversePaths(h host) (found []Finding) {
 	for _, l := range h.links {
-		if h.strays(l) {
-			found = append(found, Finding{
-				Check: "rp_filter", Severity: Warning,
-				What: fmt.Sprintf("%s: rp_filter is strict, and the default route leaves by %s: what is for this host itself and comes in here from afar is dropped, ICMP errors about outer packets, BGP and answers to checks among it",
-					l.name, strings.Join(h.exits4, ", ")),
-				Remedy: loosen(l),
-			})
-		}
+		found = append(found, h.reversePath(l, Warning, "what is for this host itself and comes in here from afar is dropped, ICMP errors about outer packets, BGP and answers to checks among it")...)
 	}
 	return found
 }

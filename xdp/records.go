@@ -23,7 +23,7 @@ import (
 const (
 	inTransition = 0x8000
 	settling     = 0x4000
-	baseBackend  = 0x3fff
+	baseBackend  = lb.MaxBackends - 1
 )
 
 // State of a record, as in bpf/types.h.

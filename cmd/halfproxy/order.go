@@ -123,19 +123,20 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 				order.Until = time.Now().Add(lasts)
 			}
 			order.By = whoever()
+			client := admin.NewClient(socket)
 			if order.Name == "" {
-				status, err := admin.NewClient(socket).Status(cmd.Context())
+				status, err := client.Status(cmd.Context())
 				if err != nil {
 					return err
 				}
 				order.Name = status.Node.Name
 			}
-			if err := admin.NewClient(socket).Order(cmd.Context(), order); err != nil {
+			if err := client.Order(cmd.Context(), order); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), inForce(action, kind, order, cmd.CommandPath()))
 			if wait {
-				return drained(cmd.Context(), cmd.OutOrStdout(), admin.NewClient(socket), order, time.Second)
+				return drained(cmd.Context(), cmd.OutOrStdout(), client, order, time.Second)
 			}
 			return nil
 		},
