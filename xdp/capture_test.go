@@ -77,10 +77,14 @@ func captureOf(t *testing.T, d *Dataplane, f CaptureFilter, frames ...[]byte) *c
 		}
 		return nil
 	})
-	for _, frame := range frames {
-		_, err := d.ports[0].instance.program.Run(&ebpf.RunOptions{Data: frame})
-		must(t, err)
-	}
+	func() {
+		d.mu.Lock() // a capture that has enough leaves its program in place meanwhile
+		defer d.mu.Unlock()
+		for _, frame := range frames {
+			_, err := d.ports[0].instance.program.Run(&ebpf.RunOptions{Data: frame})
+			must(t, err)
+		}
+	}()
 	cancel()
 	must(t, <-ended)
 	return sink
