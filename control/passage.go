@@ -19,6 +19,7 @@ const mostSteps = 256
 // flows may be that are older than the last of them.
 type passage struct {
 	history  lb.History // canonical: see canonical
+	made     made       // of its steps, and of those that others tell
 	revision int        // of it
 	own      []lb.Backend
 	known    bool     // own is known: the service was judged
@@ -42,6 +43,38 @@ type laid struct {
 	digest     lb.Digest // of the bases but for what settles
 	whole      lb.Digest // of all of them
 	transition int       // slots
+}
+
+// made is when steps came to be, in times with a monotonic reading, by their Since.
+type made map[int64]time.Time
+
+// learn takes the steps of h that it does not know, and forgets all others: a step is as
+// old as the clock has it when it is first heard of.
+func (m *made) learn(h lb.History, now time.Time) {
+	news := func(s lb.Step) bool { _, known := (*m)[s.Since.UnixMilli()]; return !known }
+	if len(*m) == len(h.Steps) && !slices.ContainsFunc(h.Steps, news) {
+		return
+	}
+	told := make(made, len(h.Steps))
+	for _, s := range h.Steps {
+		if news(s) {
+			told[s.Since.UnixMilli()] = now.Add(-max(0, now.Sub(s.Since)))
+		} else {
+			told[s.Since.UnixMilli()] = (*m)[s.Since.UnixMilli()]
+		}
+	}
+	*m = told
+}
+
+// age is how old the step of that time is, by the clock or, if that is less, by how long
+// it has been known here. So a clock that is set forward ends no transition, and neither
+// one that is set back nor a member whose own is ahead makes one last.
+func (m made) age(since, now time.Time) time.Duration {
+	age := now.Sub(since)
+	if at, known := m[since.UnixMilli()]; known && (age < 0 || now.Sub(at) < age) {
+		return now.Sub(at)
+	}
+	return age
 }
 
 // stepSet is a set of backends as steps have it, of those that live and those of them
@@ -117,21 +150,19 @@ func holds(h, told lb.History) bool {
 // canonical is a history without what flows have no need of: steps that change nothing, as
 // all members take each, and those before the one that was in force when the oldest flow
 // began.
-func canonical(h lb.History, now time.Time, lifetime time.Duration) lb.History {
+func canonical(h lb.History, m made, now time.Time, lifetime time.Duration) lb.History {
 	var steps []lb.Step
 	for _, s := range h.Steps {
 		if n := len(steps); n == 0 || !slices.Equal(steps[n-1].Backends, s.Backends) {
 			steps = append(steps, s)
 		}
 	}
-	oldest := now.Add(-lifetime)
-	if h.Begin.After(oldest) {
-		oldest = h.Begin
-	} else {
+	if m.age(h.Begin, now) >= lifetime {
 		h.Begin = time.Time{}
 	}
+	over := func(since time.Time) bool { return !since.After(h.Begin) || m.age(since, now) >= lifetime }
 	// Where no backend lived no flow did.
-	for len(steps) > 1 && (!steps[1].Since.After(oldest) || len(steps[0].Backends) == 0) {
+	for len(steps) > 1 && (over(steps[1].Since) || len(steps[0].Backends) == 0) {
 		steps = steps[1:]
 	}
 	if len(steps) > mostSteps {
@@ -147,7 +178,7 @@ func equalHistories(a, b lb.History) bool {
 
 // take makes h the history. It tells whether that is news.
 func (p *passage) take(h lb.History, now time.Time, lifetime time.Duration) bool {
-	h = canonical(h, now, lifetime)
+	h = canonical(h, p.made, now, lifetime)
 	if equalHistories(h, p.history) {
 		return false
 	}
@@ -175,6 +206,10 @@ func (p *passage) step(set []lb.Backend, now time.Time, lifetime time.Duration) 
 		}
 	}
 	h.Steps = append(slices.Clone(h.Steps), lb.Step{Since: since, Backends: set})
+	if p.made == nil {
+		p.made = make(made)
+	}
+	p.made[since.UnixMilli()] = now
 	return p.take(h, now, lifetime)
 }
 
@@ -183,7 +218,7 @@ func (p *passage) lay(t *lb.Table, digest lb.Digest, now time.Time) {
 	settle := t.Service.Settle()
 	settling := 0 // steps that flows settle after
 	for _, s := range p.history.Steps {
-		if now.Sub(s.Since) < settle {
+		if p.made.age(s.Since, now) < settle {
 			settling++
 		}
 	}
@@ -272,7 +307,7 @@ func setKey(set []lb.Backend) [sha256.Size]byte {
 
 // follow makes the course that of steps: it goes on, where nothing else has changed than
 // that there are more.
-func (p *passage) follow(service string, steps []lb.Step, size int) {
+func (p *passage) follow(service string, steps []lb.Step, size int, now time.Time) {
 	was := p.course.tables
 	if p.course.Size() != size {
 		was = nil
@@ -282,7 +317,7 @@ func (p *passage) follow(service string, steps []lb.Step, size int) {
 		p.course = course{Course: track.NewCourse(size), known: make(numbers), tables: make(tables)}
 	}
 	for _, s := range steps[len(p.course.steps):] {
-		p.course.Take(p.course.known.stage(s.Since, s.Backends, s.Backends, p.course.table(service, s.Backends, size, was)))
+		p.course.Take(p.course.known.stage(now.Add(-p.made.age(s.Since, now)), s.Backends, s.Backends, p.course.table(service, s.Backends, size, was)))
 	}
 	p.course.steps = steps
 }
@@ -294,9 +329,9 @@ func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
 	before, since, set := p.history.Steps, now, t.Alive
 	// Else others are a step ahead, or this node is not yet sure of anything.
 	if n := len(before); n > 0 && slices.Equal(before[n-1].Backends, p.own) {
-		before, since, set = before[:n-1], before[n-1].Since, p.own
+		before, since, set = before[:n-1], now.Add(-p.made.age(before[n-1].Since, now)), p.own
 	}
-	p.follow(t.Service.Name, before, len(t.Slots))
+	p.follow(t.Service.Name, before, len(t.Slots), now)
 	known := p.course.known
 	living := known.of(t.Alive)
 	last := p.course.Clone()
@@ -356,8 +391,9 @@ func (c *Controller) pass(d *decision, records, others []lb.Record, now time.Tim
 			h = union(h, told)
 		}
 	}
-	h = canonical(h, now, lifetime)
-	p.quiet = c.quiet(name, h, d.service.Quiet(), now)
+	p.made.learn(h, now)
+	h = canonical(h, p.made, now, lifetime)
+	p.quiet = c.quiet(name, h, p.made, d.service.Quiet(), now)
 	if p.quiet && allQuiet(name, h, others) {
 		h.Begin = h.Steps[len(h.Steps)-1].Since
 	}
@@ -439,17 +475,12 @@ func heldBy(t lb.Table, self string, held []string, others []lb.Record) map[stri
 
 // quiet tells whether this node has forwarded nothing for a while that an earlier step
 // than the last one of h mattered to.
-func (c *Controller) quiet(service string, h lb.History, while time.Duration, now time.Time) bool {
+func (c *Controller) quiet(service string, h lb.History, m made, while time.Duration, now time.Time) bool {
 	if len(h.Steps) < 2 {
 		return false
 	}
-	since := h.Steps[len(h.Steps)-1].Since
-	for _, at := range []time.Time{c.begun, c.Dataplane.Strayed(service)} {
-		if at.After(since) {
-			since = at
-		}
-	}
-	return now.Sub(since) > while
+	last := m.age(h.Steps[len(h.Steps)-1].Since, now)
+	return min(last, now.Sub(c.begun), now.Sub(c.Dataplane.Strayed(service))) > while
 }
 
 // allQuiet tells whether the others in sight have nothing against forgetting all steps of

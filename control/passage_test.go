@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/halfproxy/halfproxy/internal/clock"
 	"github.com/halfproxy/halfproxy/lb"
 	"github.com/halfproxy/halfproxy/maglev"
 )
@@ -45,17 +46,17 @@ func TestMembersComeToHoldTheSameSteps(t *testing.T) {
 	for n := range 5000 {
 		var members [3]lb.History
 		for i := range members {
-			members[i] = canonical(randomHistory(random, start), now, lifetime)
+			members[i] = canonical(randomHistory(random, start), nil, now, lifetime)
 		}
 		first := members
 		for range random.IntN(6) {
 			i, j := random.IntN(3), random.IntN(3)
-			members[i] = canonical(union(members[i], members[j]), now, lifetime)
+			members[i] = canonical(union(members[i], members[j]), nil, now, lifetime)
 		}
 		for range 2 {
 			for i := range members {
 				for _, other := range members {
-					members[i] = canonical(union(members[i], other), now, lifetime)
+					members[i] = canonical(union(members[i], other), nil, now, lifetime)
 				}
 			}
 		}
@@ -67,7 +68,7 @@ func TestMembersComeToHoldTheSameSteps(t *testing.T) {
 
 // TestBasesAreTheSameHoweverTheStepsCame: one after the other, or all at once.
 func TestBasesAreTheSameHoweverTheStepsCame(t *testing.T) {
-	const seed, lifetime, settle = 1, 8 * time.Second, 2 * time.Second
+	const seed, lifetime, settle = 1, 8 * time.Second, 2500 * time.Millisecond // never just over
 	random := rand.New(rand.NewPCG(seed, 0))
 	start := time.Unix(1_700_000_000, 0).UTC()
 	transitions := 0
@@ -104,6 +105,59 @@ func TestBasesAreTheSameHoweverTheStepsCame(t *testing.T) {
 	}
 	if transitions < 300 {
 		t.Errorf("only %d tables were in transition", transitions)
+	}
+}
+
+// What a step is to flows depends on how long ago it was, not on what anybody's clock says.
+func TestAClockThatIsSetNeitherEndsATransitionNorMakesItLast(t *testing.T) {
+	const hours = 6 * time.Hour
+	alive := []lb.Backend{{Name: "b0", Weight: 100}, {Name: "b1", Weight: 100}}
+	service := lb.Service{Name: "web"}
+	lifetime, settle := service.Lifetime(), service.Settle()
+	start := time.Now()
+	at := func(after, set time.Duration) time.Time { return clock.Set(t, start.Add(after), set) }
+	for _, tt := range []struct {
+		name      string
+		set, then time.Duration // by how much the clock is set, when all is looked at and when it changes
+		theirs    bool          // the change was a member's first whose clock is ahead
+	}{
+		{name: "set forward after a change", set: hours},
+		{name: "set back after a change", set: -hours},
+		{name: "set forward before it", set: hours, then: hours},
+		{name: "set back before it", set: -hours, then: -hours},
+		{name: "another member's is ahead", theirs: true},
+	} {
+		p := &passage{}
+		p.step(alive[:1], at(-time.Minute, 0), lifetime)
+		if tt.theirs {
+			h := union(p.history, lb.History{Steps: []lb.Step{{Since: wire(at(0, hours)), Backends: alive}}})
+			p.made.learn(h, at(0, 0))
+			p.take(h, at(0, 0), lifetime)
+		}
+		p.step(alive, at(0, tt.then), lifetime)
+		c := &Controller{begun: at(-time.Hour, 0), Config: Config{Dataplane: &world{}}}
+		for _, look := range []struct {
+			after           time.Duration
+			settles, passes bool
+		}{
+			{settle - time.Second, true, true},
+			{settle + time.Second, false, true},
+			{lifetime - time.Second, false, true},
+			{lifetime + time.Second, false, false},
+		} {
+			now := at(look.after, tt.set)
+			p.made.learn(p.history, now)
+			p.take(p.history, now, lifetime)
+			table := lb.Table{Service: service, Backends: alive, Alive: alive, Slots: maglev.Table("web", []maglev.Backend{{Name: "b0", Weight: 100}, {Name: "b1", Weight: 100}}, 1021)}
+			p.lay(&table, table.Digest(), now)
+			settles := slices.ContainsFunc(table.Bases, func(b lb.Base) bool { return b.Settling })
+			if settles != look.settles || (table.Bases != nil) != look.passes {
+				t.Errorf("%s, %v after the change: settles %t, in transition %t; want %t and %t", tt.name, look.after, settles, table.Bases != nil, look.settles, look.passes)
+			}
+			if quiet, want := c.quiet("web", p.history, p.made, service.Quiet(), now), look.passes && look.after > service.Quiet(); quiet != want {
+				t.Errorf("%s, %v after the change: quiet %t, want %t", tt.name, look.after, quiet, want)
+			}
+		}
 	}
 }
 

@@ -51,10 +51,14 @@ func (r *Ring) add(e Event) {
 }
 
 // After gives the events that are kept with a greater number than the given one, the
-// oldest first, and a channel that is closed when there is another.
+// oldest first, and a channel that is closed when there is another. A number that there
+// has not been yet is of a process before, whose clock was ahead: all are later.
 func (r *Ring) After(number uint64) (list []Event, news <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if number > r.last {
+		number = 0
+	}
 	for i := range r.events {
 		e := r.events[(r.next+i)%len(r.events)]
 		if e.Number > number {

@@ -108,6 +108,15 @@ func TestTheNextProcessCountsOn(t *testing.T) {
 	}
 }
 
+func TestWhoFollowedAProcessWhoseClockWasAheadMissesNothing(t *testing.T) {
+	ring := events.NewRing(2)
+	ahead := uint64(time.Now().Add(6 * time.Hour).UnixMilli())
+	slog.New(ring.Handler(slog.DiscardHandler)).Info("begin")
+	if list, _ := ring.After(ahead); len(list) != 1 {
+		t.Errorf("after %d: got %v, want what has happened", ahead, list)
+	}
+}
+
 func TestLongValuesAreCut(t *testing.T) {
 	ring := events.NewRing(1)
 	slog.New(ring.Handler(slog.DiscardHandler)).Info(strings.Repeat("é", 5000), "err", strings.Repeat("x", 5000))

@@ -195,9 +195,10 @@ func (d *Dataplane) LearnFlows(list []lb.FlowRecord) error {
 		return nil
 	}
 	now, r := time.Now(), d.records
+	at := tickOf(now)
 	for _, f := range list {
 		if b := r.owners[f.Backend]; b != nil && b.lives {
-			if err := d.learn(b, f, now); err != nil {
+			if err := d.learn(b, f, at); err != nil {
 				return err
 			}
 		} else if len(r.foretold) < int(r.m.MaxEntries()) {
@@ -216,7 +217,7 @@ func (d *Dataplane) learnForetold(now time.Time) {
 		if b == nil || !b.lives {
 			return now.Sub(f.at) > mostForetold
 		}
-		errs = append(errs, d.learn(b, f.FlowRecord, f.at))
+		errs = append(errs, d.learn(b, f.FlowRecord, tickOf(f.at)))
 		return true
 	})
 	if len(r.foretold) == 0 {
@@ -227,11 +228,11 @@ func (d *Dataplane) learnForetold(now time.Time) {
 	}
 }
 
-// learn takes a record that came at a time.
-func (d *Dataplane) learn(b *backend, f lb.FlowRecord, at time.Time) error {
+// learn takes a record that came at a tick.
+func (d *Dataplane) learn(b *backend, f lb.FlowRecord, at uint32) error {
 	r := bpfRecord{
 		Service: uint16(b.service.number), Backend: uint16(b.index), Life: b.life,
-		Used: uint16(tickOf(at)) - ticks(f.Idle), State: recordConfirmed | recordLearned,
+		Used: uint16(at) - ticks(f.Idle), State: recordConfirmed | recordLearned,
 	}
 	if f.Datagrams {
 		r.State |= recordDatagrams

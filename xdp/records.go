@@ -34,12 +34,14 @@ const (
 	recordLearned   = 8
 )
 
-// Time as records have it: 16 bits of it are a day and a half.
+// Time as records have it, by a clock that nobody sets: all of them would be over at once
+// when the other one is set forward. 16 bits of it are a day and a half.
 const tick = 2 * time.Second
 
 func ticks(d time.Duration) uint16 { return uint16(min((d+tick-1)/tick, 1<<15)) }
 
-func tickOf(t time.Time) uint32 { return uint32(t.UnixMilli() / tick.Milliseconds()) }
+// tickOf needs a t with a monotonic reading.
+func tickOf(t time.Time) uint32 { return uint32((monotonic() + time.Until(t)) / tick) }
 
 // How long a record lives of which no packet comes, where that is not its service's
 // Lifetime: unconfirmed ones may be a flood's, and are shorter than a handshake takes for
@@ -268,7 +270,7 @@ func (j judge) keeps(r bpfRecord) bool {
 		limit = min(limit, ticks(datagramsLife))
 	}
 	age := j.now - r.Used
-	return age <= limit || age > 1<<15 // a clock that was set back
+	return age <= limit || age > 1<<15 // used after j.now
 }
 
 // reviewRecords removes the records that are over and counts the others.
@@ -388,7 +390,8 @@ func (d *Dataplane) Strayed(service string) time.Time {
 	if at == 0 {
 		return time.Time{}
 	}
-	return time.UnixMilli(int64(at) * tick.Milliseconds())
+	now := time.Now()
+	return now.Add(time.Duration(int64(at)-int64(tickOf(now))) * tick)
 }
 
 // inUse is how long after its last packet a backend counts as in use.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/halfproxy/halfproxy/internal/clock"
 	"github.com/halfproxy/halfproxy/internal/packet"
 	"github.com/halfproxy/halfproxy/lb"
 	"github.com/halfproxy/halfproxy/track"
@@ -360,6 +361,22 @@ func TestRecordsEnd(t *testing.T) {
 		must(t, d.reviewRecords(now))
 		if _, _, there := recordOf(t, d); there != tt.keep {
 			t.Errorf("%s: kept %t, want %t", tt.name, there, tt.keep)
+		}
+	}
+
+	// No flow is older than before because somebody set the clock.
+	for _, by := range []time.Duration{6 * time.Hour, -6 * time.Hour, 20 * time.Hour, -20 * time.Hour} {
+		forgetRecords(t, d)
+		must(t, d.records.m.Put(uint64(1), bpfRecord{
+			Service: uint16(s.number), Backend: uint16(b.index), Life: b.life, State: recordConfirmed, Used: uint16(tickOf(now)),
+		}))
+		must(t, d.reviewRecords(clock.Set(t, now, by)))
+		if _, _, there := recordOf(t, d); !there {
+			t.Errorf("the clock is set by %v: the record is gone", by)
+		}
+		must(t, d.reviewRecords(clock.Set(t, now.Add(61*time.Minute), by)))
+		if _, _, there := recordOf(t, d); there {
+			t.Errorf("the clock is set by %v: the record stays for ever", by)
 		}
 	}
 

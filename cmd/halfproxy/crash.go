@@ -92,6 +92,9 @@ func (c *crashRecord) judge(said []byte, kept string, now time.Time) map[netip.A
 	var recent []crash
 	times := make(map[netip.Addr]int)
 	for _, crash := range c.Crashes {
+		if crash.At.After(now) {
+			crash.At = now // the clock was set back, and it would count until then
+		}
 		if now.Sub(crash.At) < crashMemory {
 			recent = append(recent, crash)
 			times[crash.Peer]++

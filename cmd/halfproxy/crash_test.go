@@ -31,6 +31,7 @@ func TestAPeerWhoseSessionsEndInCrashesIsPutOff(t *testing.T) {
 		{"or one before any session was up", time.Second, netip.Addr{}, library, 30 * time.Second},
 		{"a third one takes longer", time.Minute, bad, library, time.Minute},
 		{"a fourth one takes longer still", time.Minute, bad, library, 2 * time.Minute},
+		{"a clock that is set back forgets nothing", -24 * time.Hour, bad, "", 2 * time.Minute},
 		{"an hour later all is forgotten", time.Hour, bad, "", 0},
 	} {
 		now = now.Add(step.after)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -86,7 +85,7 @@ files or journal go further back.`,
 // awaitNode waits until the node answers.
 func awaitNode(ctx context.Context, client *admin.Client) {
 	for ctx.Err() == nil {
-		if _, err := client.Events(ctx, admin.EventQuery{After: math.MaxInt64}); err == nil {
+		if _, err := client.Events(ctx, admin.EventQuery{Since: time.Now().AddDate(100, 0, 0)}); err == nil {
 			return
 		}
 		select {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"github.com/halfproxy/halfproxy/control"
+	"github.com/halfproxy/halfproxy/internal/clock"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -28,6 +30,16 @@ func TestAProgramIsTakenOverOnceTablesAreInAndWhole(t *testing.T) {
 	} {
 		if in, judged := tables(tt.status); in != tt.in || judged != tt.judged {
 			t.Errorf("%s: got in %t, judged %t, want %t, %t", tt.name, in, judged, tt.in, tt.judged)
+		}
+	}
+}
+
+func TestAgesAreRightAfterTheClockWasSet(t *testing.T) {
+	began := time.Now()
+	for _, by := range []time.Duration{0, 6 * time.Hour, -6 * time.Hour} {
+		now := clock.Set(t, began.Add(time.Minute), by)
+		if shown := byClock(began, now).Round(0); now.Round(0).Sub(shown) != time.Minute {
+			t.Errorf("clock set by %v: shown as since %v at %v, want a minute", by, shown, now)
 		}
 	}
 }

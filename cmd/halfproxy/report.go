@@ -26,9 +26,10 @@ func (n *node) status() admin.Status {
 		lastErrors[[2]string{r.Target.Service, r.Target.Backend}] = cmp.Or(r.LastError, r.Held)
 	}
 
+	now := time.Now()
 	s := admin.Status{
-		Time:          time.Now(),
-		Node:          admin.Node{Name: cfg.Node.Name, Draining: st.Draining, Version: version, Started: n.started},
+		Time:          now,
+		Node:          admin.Node{Name: cfg.Node.Name, Draining: st.Draining, Version: version, Started: byClock(n.started, now)},
 		Cluster:       admin.Cluster{InSight: st.InSight, Size: st.Size, Frozen: st.Frozen, Blind: st.Blind},
 		ConfigDigest:  st.Config.String(),
 		ConfigDiffers: st.ConfigDiffers,
@@ -105,13 +106,16 @@ func (n *node) status() admin.Status {
 			}
 			s.BGP = append(s.BGP, admin.Peer{
 				Routes:  routes,
-				Address: p.Peer, ASN: p.ASN, State: p.State, Since: p.Since, BFD: cmp.Or(sessions[p.Peer], "off"),
+				Address: p.Peer, ASN: p.ASN, State: p.State, Since: byClock(p.Since, now), BFD: cmp.Or(sessions[p.Peer], "off"),
 				Announced: p.Announced, LastError: p.LastError,
 			})
 		}
 	}
 	return s
 }
+
+// byClock is a moment of this process by the clock as it goes now: it may have been set since.
+func byClock(t, now time.Time) time.Time { return now.Add(t.Sub(now)) }
 
 // memberList is the cluster as this node sees it; a node that stands alone is
 // its own only member.
