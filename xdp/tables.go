@@ -365,8 +365,12 @@ func (d *Dataplane) dismiss(b *backend) {
 	})
 }
 
-// move gives the service entries for so many backends in another place.
+// move gives the service entries for so many backends in another place. Those that stay
+// keep their indexes, which are greater where more were before and their entries rest.
 func (d *Dataplane) move(s *service, backends int) error {
+	for _, b := range s.members {
+		backends = max(backends, int(b.index)+1)
+	}
 	room, err := d.takeEntries(roomFor(backends))
 	if err != nil {
 		return err

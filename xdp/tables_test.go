@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -611,4 +612,28 @@ func TestAThousandServicesOfAHundredBackends(t *testing.T) {
 		t.Errorf("slots take %d bytes, want at most twice the %d of the tables", slots, services*size*2)
 	}
 	process(t, d, flow(1, "10.200.3.231:80"), NoNeighbour)
+}
+
+// While what went out of use rests, a service that has lost most of its backends gets some
+// more than fit beside them: those that stayed keep their indexes, however great.
+func TestABackendsEntryIsItsServicesHoweverManyWereBefore(t *testing.T) {
+	d := newDataplane(t)
+	all := many(100)
+	apply(t, d, table("web", lb.L2, 13, []string{vip4}, all...))
+	members := d.services["web"].members
+	last := slices.MaxFunc(all, func(a, b string) int { return cmp.Compare(members[a].index, members[b].index) })
+	apply(t, d, table("web", lb.L2, 13, []string{vip4}, last))
+	for i := range d.resting {
+		d.resting[i].until = d.resting[i].until.Add(time.Hour)
+	}
+	apply(t, d, table("web", lb.L2, 13, []string{vip4}, append(many(40), last)...))
+
+	s := d.services["web"]
+	taken := make(map[uint32]string)
+	for name, b := range s.members {
+		if other := taken[b.entry()]; other != "" || b.entry() < s.room.start || b.entry() >= s.room.end() {
+			t.Errorf("%s has entry %d, which is %q's, want one of %v for itself", name, b.entry(), other, s.room)
+		}
+		taken[b.entry()] = name
+	}
 }
