@@ -202,9 +202,9 @@ func (d *Dataplane) entriesOf(f CaptureFilter) (entries []uint32) {
 		if f.Service != "" && f.Service != name {
 			continue
 		}
-		for b := range s.all() {
+		for b, entry := range s.all() {
 			if b.name == f.Backend {
-				entries = append(entries, b.entry())
+				entries = append(entries, entry)
 			}
 		}
 	}
@@ -382,8 +382,8 @@ func (d *Dataplane) captureNames() captureNames {
 	n := captureNames{make(map[uint32]string), make(map[uint32]string), make(map[uint32]string)}
 	for _, s := range d.services {
 		n.services[s.number] = s.name
-		for b := range s.all() {
-			n.backends[b.entry()] = b.name
+		for b, entry := range s.all() {
+			n.backends[entry] = b.name
 		}
 	}
 	for index, l := range d.hops.links {

@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -113,16 +114,16 @@ func (d *Dataplane) verdicts() (map[Verdict]Count, error) {
 	return counts, nil
 }
 
-// all gives every backend that packets may still be counted for.
-func (s *service) all() func(yield func(*backend) bool) {
-	return func(yield func(*backend) bool) {
+// all gives every backend that packets may still be counted for, and its entry.
+func (s *service) all() iter.Seq2[*backend, uint32] {
+	return func(yield func(*backend, uint32) bool) {
 		for _, b := range s.members {
-			if !yield(b) {
+			if !yield(b, b.entry()) {
 				return
 			}
 		}
-		for b := range s.leaving {
-			if !yield(b) {
+		for b, entry := range s.leaving {
+			if !yield(b, entry) {
 				return
 			}
 		}

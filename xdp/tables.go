@@ -20,8 +20,8 @@ type service struct {
 	room     region              // its entries of backends
 	unused   []uint32            // entries of room that nobody has
 	members  map[string]*backend // by name
-	leaving  map[*backend]struct{}
-	departed Count // of backends that left
+	leaving  map[*backend]uint32 // and their entries
+	departed Count               // of backends that left
 
 	lifetime   uint16   // of records, in ticks; 0: there are none
 	lives      uint8    // that backends have had
@@ -269,7 +269,7 @@ func (d *Dataplane) enroll(t lb.Table) error {
 			return fmt.Errorf("the program has room for %d services", d.numbers.size)
 		}
 		s = &service{
-			name: t.Service.Name, number: number.start, members: make(map[string]*backend), leaving: make(map[*backend]struct{}),
+			name: t.Service.Name, number: number.start, members: make(map[string]*backend), leaving: make(map[*backend]uint32),
 			serverIDs: make(map[bpfServerId]uint32),
 		}
 		d.services[s.name] = s
@@ -353,8 +353,8 @@ func (d *Dataplane) dismiss(b *backend) {
 	d.hops.leave(b)
 	delete(d.records.owners, d.store.ids[b.entry()])
 	delete(s.members, b.name)
-	s.leaving[b] = struct{}{}
 	room, entry := s.room, b.entry()
+	s.leaving[b] = entry
 	s.after = append(s.after, func() {
 		d.endTally(&b.tally, entry)
 		s.departed.add(b.tally.past)

@@ -148,8 +148,8 @@ func (d *Dataplane) explain(a answer, at port, protocol lb.Protocol, destination
 		t.Transition = s.transition(d.store.slots[table.Slots*slotsPerPage+a.trace.Slot], a.trace.Tracked)
 	}
 	problem, inVLAN := "", false
-	for b := range s.all() {
-		if b.entry() != a.trace.Backend {
+	for b, entry := range s.all() {
+		if entry != a.trace.Backend {
 			continue
 		}
 		t.Backend, t.Address, t.Forward, problem = b.name, b.address, b.forward, b.problem

@@ -249,3 +249,18 @@ func TestAFlowsPacketIsWhatAHostWouldSend(t *testing.T) {
 		}
 	}
 }
+
+// Backends that have just left are still counted for, where they were.
+func TestATraceNamesNoBackendThatHasLeft(t *testing.T) {
+	d := newDataplane(t)
+	before, after := many(8)[:3], many(8)[3:]
+	setWays(d, append(before, after...)...)
+	apply(t, d, table("web", lb.L2, 1021, vips(1), before...))
+	apply(t, d, table("web", lb.L2, 1021, vips(1), after...)) // more than there is room for beside them
+	for n := range 8 {
+		got := trace(t, d, lb.UDP, fmt.Sprintf("198.51.100.7:%d", 1024+n), vips(1)[0])
+		if !slices.Contains(after, got.Backend) {
+			t.Fatalf("got backend %s, want one of %v", got.Backend, after)
+		}
+	}
+}
