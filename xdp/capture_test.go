@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ type captureSink struct {
 	begun   func() // called when the capture has begun
 	packets []Captured
 	counts  map[string]CaptureCount
+	counted atomic.Int32 // how often
 	fails   error
 }
 
@@ -40,6 +42,7 @@ func (s *captureSink) Packet(c Captured) error {
 
 func (s *captureSink) Count(counts map[string]CaptureCount) error {
 	s.counts = counts
+	s.counted.Add(1)
 	return nil
 }
 
@@ -315,38 +318,44 @@ func TestACaptureFollowsItsServiceAndBackend(t *testing.T) {
 	sink := &captureSink{}
 	frame := packet.TCP(client4, vip4)
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- d.Capture(ctx, f, sink) }()
 	wantOne := func(when string, want bool) {
 		t.Helper()
-		time.Sleep(2 * captureTick)
+		// What is granted between two counts is so by the tables as they are now.
+		from := sink.counted.Load()
+		eventually(t, when, func() error {
+			if n := sink.counted.Load() - from; n < 2 {
+				return fmt.Errorf("counted %d times", n)
+			}
+			return nil
+		})
 		d.mu.Lock() // no Capture is at its numbers meanwhile
+		defer d.mu.Unlock()
 		before := captureCountsOf(t, d)
 		_, err := d.ports[0].instance.program.Run(&ebpf.RunOptions{Data: frame})
 		must(t, err)
-		got := captureCountsOf(t, d).Matched - before.Matched
-		d.mu.Unlock()
-		if got == 1 != want {
+		if got := captureCountsOf(t, d).Matched - before.Matched; got == 1 != want {
 			t.Errorf("%s: %d frames matched, want one: %t", when, got, want)
 		}
 	}
-	sink.begun = func() {
-		go func() {
-			defer cancel()
-			wantOne("as it began", true)
-			d.mu.Lock()
-			must(t, d.grow(2*d.pages.size, 2*d.entries.size))
-			d.mu.Unlock()
-			wantOne("after the maps grew", true)
-			apply(t, d, table("other", lb.L2, 13, vips(2), "203.0.113.2"))
-			wantOne("without its service", false)
-			// The numbers are others' now.
-			apply(t, d, table("other", lb.L2, 13, vips(2), "203.0.113.2"), table("more", lb.L2, 13, vips(3), "203.0.113.2"),
-				table("web", lb.L2, 13, vips(1), "203.0.113.1"))
-			wantOne("with its service again", true)
-			apply(t, d, table("web", lb.L2, 13, vips(1), "203.0.113.2"))
-			wantOne("with another backend", false)
-		}()
-	}
-	must(t, d.Capture(ctx, f, sink))
+	wantOne("as it began", true)
+	d.mu.Lock()
+	err := d.grow(2*d.pages.size, 2*d.entries.size)
+	d.mu.Unlock()
+	must(t, err)
+	wantOne("after the maps grew", true)
+	apply(t, d, table("other", lb.L2, 13, vips(2), "203.0.113.2"))
+	wantOne("without its service", false)
+	// The numbers are others' now.
+	apply(t, d, table("other", lb.L2, 13, vips(2), "203.0.113.2"), table("more", lb.L2, 13, vips(3), "203.0.113.2"),
+		table("web", lb.L2, 13, vips(1), "203.0.113.1"))
+	wantOne("with its service again", true)
+	apply(t, d, table("web", lb.L2, 13, vips(1), "203.0.113.2"))
+	wantOne("with another backend", false)
+	cancel()
+	must(t, <-ended)
 	if len(sink.packets) != 3 {
 		t.Errorf("%d frames were captured, want 3", len(sink.packets))
 	}
@@ -400,13 +409,20 @@ func TestACaptureThatCannotBeIsRefused(t *testing.T) {
 func TestACaptureWhoseSinkFailsIsOver(t *testing.T) {
 	d := newCaptured(t)
 	sink := &captureSink{fails: fmt.Errorf("nobody reads")}
-	sink.begun = func() {
-		go func() {
-			time.Sleep(2 * captureTick)
-			d.ports[0].instance.program.Run(&ebpf.RunOptions{Data: packet.TCP(client4, vip4)})
-		}()
+	ended := make(chan error, 1)
+	go func() { ended <- d.Capture(t.Context(), everything, sink) }()
+	var err error
+	for over := false; !over; {
+		d.mu.Lock()
+		d.ports[0].instance.program.Run(&ebpf.RunOptions{Data: packet.TCP(client4, vip4)})
+		d.mu.Unlock()
+		select {
+		case err = <-ended:
+			over = true
+		case <-time.After(captureTick):
+		}
 	}
-	if err := d.Capture(t.Context(), everything, sink); err == nil || err.Error() != "nobody reads" {
+	if err == nil || err.Error() != "nobody reads" {
 		t.Errorf("got %v, want the sink's error", err)
 	}
 	if d.capturing != nil || d.ports[0].instance.grant != nil {
@@ -477,13 +493,10 @@ func TestAFloodIsNotAllCaptured(t *testing.T) {
 	stop := s.fire(t)
 	f := everything
 	f.Rate = 1000
-	seconds := 2
-	if testing.Short() { // on an emulated CPU it takes some to load the program
-		seconds = 10
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(seconds)*time.Second)
+	const seconds = 2
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	sink := &captureSink{}
+	sink := &captureSink{begun: func() { time.AfterFunc(seconds*time.Second, cancel) }}
 	must(t, r.nodes[0].Do(func() error { return d.Capture(ctx, f, sink) }))
 	stop()
 	c := sink.counts["eth0"]

@@ -118,10 +118,17 @@ func TestASourceGetsWhatTheServiceAllowsIt(t *testing.T) {
 					first = time.Now()
 				}
 			}
-			process(t, d, packet.TCP(tt.source, tt.vip), Limited)
-			process(t, d, packet.TCP(tt.neighbour, tt.vip), Limited)
-			if took := time.Since(begin); took > 150*time.Millisecond {
+			verdict := func(source string) Verdict {
+				v, _, err := d.Process(packet.TCP(source, tt.vip))
+				must(t, err)
+				return v
+			}
+			more := [2]Verdict{verdict(tt.source), verdict(tt.neighbour)}
+			if took := time.Since(begin); took > 190*time.Millisecond {
 				t.Skipf("the machine stood still for %v, a fifth of a second allows one more", took)
+			}
+			if more != [2]Verdict{Limited, Limited} {
+				t.Errorf("after ten packets the verdicts are %v, want both limited", more)
 			}
 			process(t, d, packet.TCP(tt.other, tt.vip), Forwarded)
 			process(t, d, packet.TCP(tt.source, tt.second), Forwarded)
@@ -132,10 +139,13 @@ func TestASourceGetsWhatTheServiceAllowsIt(t *testing.T) {
 			time.Sleep(time.Until(first.Add(430 * time.Millisecond)))
 			process(t, d, packet.TCP(tt.source, tt.vip), Forwarded)
 			process(t, d, packet.TCP(tt.source, tt.vip), Forwarded)
+			third := verdict(tt.source)
 			if took := time.Since(begin); took > 590*time.Millisecond {
 				t.Skipf("the machine stood still for %v, which allows one more", took)
 			}
-			process(t, d, packet.TCP(tt.source, tt.vip), Limited)
+			if third != Limited {
+				t.Errorf("after two more packets the verdict is %v, want limited", third)
+			}
 		})
 	}
 }

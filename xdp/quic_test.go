@@ -450,14 +450,14 @@ func TestNoQUICPacketGoesAstrayWhileBackendsComeAndGo(t *testing.T) {
 		return []lb.Table{web, table("neighbour", lb.L2, 1021, vips(4), many(1+others)...)}
 	}
 	apply(t, d, with(1)...)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var changing sync.WaitGroup
 	changes := 0
 	changing.Go(func() {
+		defer cancel()
 		random := rand.New(rand.NewPCG(1, 2))
-		for ctx.Err() == nil {
-			changes++
+		for begin := time.Now(); ctx.Err() == nil && (changes < 10 || time.Since(begin) < 2*time.Second); changes++ {
 			if err := d.Apply(context.Background(), with(random.IntN(200))); err != nil {
 				t.Error(err)
 				return
@@ -475,7 +475,7 @@ func TestNoQUICPacketGoesAstrayWhileBackendsComeAndGo(t *testing.T) {
 	changing.Wait()
 	t.Logf("%d packets, %d changes", packets, changes)
 	if changes < 10 {
-		t.Errorf("%d changes in 2 s: the test tests little", changes)
+		t.Errorf("%d changes in a minute: the test tests little", changes)
 	}
 }
 

@@ -265,8 +265,18 @@ func drop() asm.Instructions {
 
 func (s *stream) sent() uint64 { return atomic.LoadUint64(&s.count.sent) }
 
-// lost is what has not come through. After a rest it never will.
+// lost is what has not come through. Once it has settled it never will.
 func (s *stream) lost() uint64 { return s.sent() - atomic.LoadUint64(&s.count.through) }
+
+// patience is how long packets may be under way where others want the CPUs too.
+const patience = time.Second
+
+// settle waits until no packets are under way any more.
+func (s *stream) settle() {
+	for end := time.Now().Add(patience); s.lost() > 0 && time.Now().Before(end); {
+		time.Sleep(rest)
+	}
+}
 
 // send sends packets by a socket, as fast as they come through. It is called in
 // the gun's namespace.
@@ -278,7 +288,7 @@ func (s *stream) send(packets int) error {
 	defer unix.Close(socket)
 	to := &unix.SockaddrLinklayer{Ifindex: s.gun}
 	for range packets {
-		for end := time.Now().Add(rest); s.lost() >= mostUnderWay; {
+		for end := time.Now().Add(patience); s.lost() >= mostUnderWay; {
 			if time.Now().After(end) {
 				return nil // they do not come through
 			}
@@ -306,7 +316,7 @@ func (s *stream) wantThrough(t *testing.T, when string, through bool) {
 	t.Helper()
 	*s.count = streamCount{}
 	must(t, s.from.Do(func() error { return s.send(1000) }))
-	time.Sleep(rest)
+	s.settle()
 	sent, lost := s.sent(), s.lost()
 	want := sent
 	if through {
@@ -337,7 +347,7 @@ func (s *stream) fire(t *testing.T) (stop func()) {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		time.Sleep(50 * time.Millisecond)
+		s.settle()
 	})
 	t.Cleanup(stop)
 	return stop

@@ -491,6 +491,7 @@ func TestThatOlderFlowsAreThereIsTold(t *testing.T) {
 	web := table("web", lb.L2, 13, vips(1), tracked...)
 	apply(t, d, moving(web, hasMoved))
 	chosenFor(t, d, packet.TCP(client4, vips(1)[0], packet.SYN))
+	d.tellTime(time.Now())
 	if at := d.Strayed("web"); !at.IsZero() {
 		t.Errorf("after a packet to the current backend: strayed at %v, want never", at)
 	}
@@ -630,16 +631,18 @@ func TestThatAFlowIsOverIsTold(t *testing.T) {
 }
 
 // freshFlows gives what there is to tell the others.
-func freshFlows(t *testing.T, d *Dataplane) (list []lb.FlowRecord) {
+func freshFlows(t *testing.T, d *Dataplane) []lb.FlowRecord {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer stop()
-	for ctx.Err() == nil && len(list) == 0 {
-		var err error
-		list, err = d.FreshFlows(ctx, 10)
+	for {
+		over := ctx.Err() != nil
+		list, err := d.FreshFlows(ctx, 10)
 		must(t, err)
+		if over || len(list) > 0 {
+			return list
+		}
 	}
-	return list
 }
 
 // TestRecordsAreToldOfAtOnce: whoever waits for them is woken, and not before.
@@ -648,12 +651,18 @@ func TestRecordsAreToldOfAtOnce(t *testing.T) {
 	setWays(d, tracked...)
 	apply(t, d, moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved))
 	heard := make(chan int)
+	ctx, stop := context.WithCancel(t.Context())
 	go func() {
 		defer close(heard)
-		for t.Context().Err() == nil {
-			if list, err := d.FreshFlows(t.Context(), 10); err != nil || len(list) > 0 {
+		for ctx.Err() == nil {
+			if list, err := d.FreshFlows(ctx, 10); err != nil || len(list) > 0 {
 				heard <- len(list)
 			}
+		}
+	}()
+	defer func() {
+		stop()
+		for range heard { // until nobody reads any more
 		}
 	}()
 	for i := range 3 {
@@ -773,8 +782,8 @@ func TestRecordsWaitForTheirBackends(t *testing.T) {
 			continue
 		}
 		age := uint16(tickOf(time.Now())) - r.Used
-		if r.Backend != uint16(b.index) || r.Life != b.life || r.State != recordConfirmed|recordLearned || age < idle || age > idle+1 {
-			t.Errorf("record %d: got %+v, want one of backend %d in its life %d, idle for %d ticks", key, r, b.index, b.life, idle)
+		if r.Backend != uint16(b.index) || r.Life != b.life || r.State != recordConfirmed|recordLearned || age < idle || age > idle+5 {
+			t.Errorf("record %d: got %+v, want one of backend %d in its life %d, idle for %d ticks or some more", key, r, b.index, b.life, idle)
 		}
 	}
 	must(t, d.reviewRecords(time.Now().Add(mostForetold+time.Second)))
