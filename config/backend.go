@@ -88,9 +88,9 @@ type ownHTTP struct {
 // LoadBackend reads a backend's file at path. When something is wrong with what
 // it holds, the error is of type Errors and has all of it.
 func LoadBackend(path string) (Backend, error) {
-	data, err := os.ReadFile(path)
+	data, err := readConfiguration(path, "name another with --config")
 	if err != nil {
-		return Backend{}, fmt.Errorf("read configuration: %w", err)
+		return Backend{}, err
 	}
 	return ParseBackend(path, data)
 }

@@ -44,6 +44,8 @@ func TestParseRefuses(t *testing.T) {
 			"halfproxy.yaml:31: a second document begins: a file holds one, remove the --- or ... before it"},
 		{"a key that nobody knows", "http:", "htpp:",
 			`halfproxy.yaml:30: unknown key "htpp": did you mean "http"?`},
+		{"bytes of another kind of file", "http:\n", "http: \x00\n",
+			"halfproxy.yaml:1: not YAML: there are NUL bytes in it: is it another file, or UTF-16? Write it in UTF-8"},
 		{"a key that nobody knows, close to one", "      interval: 1s", "      intervall: 1s",
 			`halfproxy.yaml:50: services[0] "web": check: unknown key "intervall": did you mean "interval"?`},
 		{"a key that nobody knows, far from any", "  size: 3 ", "  quorum: 3 ",

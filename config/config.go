@@ -2,8 +2,10 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -124,9 +126,9 @@ type Admin struct {
 // paths start at the folder of the file that has them. When something is wrong with
 // what they hold, the error is of type Errors and has all of it.
 func Load(path string) (Config, error) {
-	data, err := os.ReadFile(path)
+	data, err := readConfiguration(path, initRemedy)
 	if err != nil {
-		return Config{}, fmt.Errorf("read configuration: %w", err)
+		return Config{}, err
 	}
 	h := around(path)
 	h.file, h.denied = readFile, ReadDenied
@@ -136,11 +138,25 @@ func Load(path string) (Config, error) {
 // LoadWithoutSecrets is Load for somebody who may not read keys, passwords and
 // certificates: they stay empty, and so does the deny list.
 func LoadWithoutSecrets(path string) (Config, error) {
-	data, err := os.ReadFile(path)
+	data, err := readConfiguration(path, initRemedy)
 	if err != nil {
-		return Config{}, fmt.Errorf("read configuration: %w", err)
+		return Config{}, err
 	}
 	return parse(path, data, around(path))
+}
+
+// initRemedy is for who has no file of a node yet.
+const initRemedy = "name another with --config, or have `halfproxy init` write a first one"
+
+func readConfiguration(path, remedy string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("read configuration: %w: %s", err, remedy)
+	case err != nil:
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return data, nil
 }
 
 // around is the host as it is seen from the file at path.

@@ -437,7 +437,7 @@ DIR/halfproxy.yaml:61: services[1] "dns": forward "ipop" is unknown: choose l2, 
 
 func TestLoadSaysThatTheFileCannotBeRead(t *testing.T) {
 	_, err := Load("testdata/missing.yaml")
-	wantErrors(t, err, "read configuration: open testdata/missing.yaml: no such file or directory")
+	wantErrors(t, err, "read configuration: open testdata/missing.yaml: no such file or directory: name another with --config, or have `halfproxy init` write a first one")
 }
 
 func TestParseOpensNoFile(t *testing.T) {

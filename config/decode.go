@@ -12,7 +12,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
-	"github.com/halfproxy/halfproxy/internal/nearest"
+	"github.com/halfproxy/halfproxy/internal/words"
 )
 
 // decode fills the shape from YAML. It walks the syntax tree itself, as the
@@ -45,6 +45,10 @@ type decoder struct {
 // document gives the root of the only document in data, nil if it is empty.
 func (d *decoder) document(data []byte) (ast.Node, bool) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff")) // some editors' byte order mark
+	if bytes.IndexByte(data, 0) >= 0 {
+		d.add(place{file: d.name, line: 1}, "not YAML: there are NUL bytes in it: is it another file, or UTF-16? Write it in UTF-8")
+		return nil, false
+	}
 	tree, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		line, message := 1, err.Error()
@@ -267,8 +271,11 @@ func line(n ast.Node) int { return n.GetToken().Position.Line }
 // advice is the remedy for an unknown key: the known one that was meant, else
 // all that there are.
 func advice(key string, known []string) string {
-	if meant, near := nearest.Word(key, known); near {
+	if meant, near := words.Nearest(key, known); near {
 		return fmt.Sprintf("did you mean %q?", meant)
+	}
+	if len(known) == 1 {
+		return fmt.Sprintf("only %q is known here", known[0])
 	}
 	return "known here are " + strings.Join(known, ", ")
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/halfproxy/halfproxy/internal/words"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -54,46 +56,24 @@ func (c *checker) check(s serviceEntry, ports []lb.Port) lb.Check {
 	return check
 }
 
-// useless reports options that the check's type has no use for.
+// useless reports options that the check's type has no use for, by their tags.
 func (c *checker) useless(s checkSection, kind string) {
-	web, secure := []string{"http", "https"}, []string{"https", "grpc"}
-	for _, option := range []struct {
-		place
-		shown string
-		types []string
-	}{
-		{s.Host.place, s.Host.String(), []string{"http", "https", "grpc"}},
-		{s.Path.place, s.Path.String(), web},
-		{s.Method.place, s.Method.String(), web},
-		{s.Headers.place, "", web}, // values may be secrets
-		{s.Status.place, s.Status.String(), web},
-		{s.Body.place, s.Body.String(), web},
-		{s.BodyRegexp.place, s.BodyRegexp.String(), web},
-		{s.HTTP2.place, s.HTTP2.String(), web},
-		{s.TLS.place, s.TLS.String(), []string{"grpc"}},
-		{s.Verify.place, s.Verify.String(), secure},
-		{s.CAFile.place, s.CAFile.String(), secure},
-		{s.CertFile.place, s.CertFile.String(), secure},
-		{s.KeyFile.place, s.KeyFile.String(), secure},
-		{s.Service.place, s.Service.String(), []string{"grpc"}},
-		{s.Query.place, s.Query.String(), []string{"dns"}},
-		{s.QueryType.place, s.QueryType.String(), []string{"dns"}},
-		{s.Rcode.place, s.Rcode.String(), []string{"dns"}},
-		{s.Over.place, "", []string{"dns"}},
-		{s.Payload.place, s.Payload.String(), []string{"udp"}},
-		{s.PayloadHex.place, s.PayloadHex.String(), []string{"udp"}},
-		{s.Answer.place, s.Answer.String(), []string{"dns", "udp"}},
-		{s.AnswerHex.place, s.AnswerHex.String(), []string{"udp"}},
-		{s.Silent.place, s.Silent.String(), []string{"udp"}},
-		{s.Command.place, "", []string{"exec"}},
-	} {
-		if option.state == given && !slices.Contains(option.types, kind) {
-			shown := option.shown
-			if shown != "" {
-				shown += " "
-			}
-			c.at(option.place, "%sis of no use to type %s: remove it, or set type: %s", shown, kind, choice(option.types))
+	section := reflect.ValueOf(&s).Elem()
+	for i := range section.NumField() {
+		tag := section.Type().Field(i).Tag
+		if tag.Get("types") == "" || tag.Get("yaml") == "via" { // of which checkVia says more
+			continue
 		}
+		types := strings.Split(tag.Get("types"), ",")
+		option := section.Field(i).Addr().Interface().(part)
+		if option.here().state != given || slices.Contains(types, kind) {
+			continue
+		}
+		shown := ""
+		if v, single := option.(*value); single { // not headers, whose values may be secrets
+			shown = v.String() + " "
+		}
+		c.at(option.here(), "%sis of no use to type %s: remove it, or set type: %s", shown, kind, words.Or(types))
 	}
 }
 
@@ -158,7 +138,7 @@ func (c *checker) checkPort(s serviceEntry, kind lb.CheckType, typed bool, ports
 		for _, protocol := range protocols {
 			names = append(names, strings.ToUpper(protocol.String()))
 		}
-		c.at(s.Check.Port.place, "is missing and the service has no %s port to try: name one that tells whether a backend is well", choice(names))
+		c.at(s.Check.Port.place, "is missing and the service has no %s port to try: name one that tells whether a backend is well", words.Or(names))
 	}
 	return 0
 }

@@ -85,7 +85,7 @@ DIR/a.yaml:3: services[0] "api": vips[0] "203.0.113.10" with tcp/80 belongs to s
 DIR/b.yaml:2: services[0] "api": name "api" is there already, in line 2 of DIR/a.yaml: names must be unique, commands and metrics go by them
 DIR/b.yaml:3: services[0] "api": vips[0] "203.0.113.999" is no IP address: write one such as 192.0.2.1 or 2001:db8::1
 DIR/b.yaml:6: services[0] "api": unknown key "wieght": known here are name, vips, ports, hash, limit, forward, gue, outer_sources, quic, backends, tracking, flow_lifetime, check, announce, panic_below
-DIR/c.yaml:1: unknown key "node": known here are services
+DIR/c.yaml:1: unknown key "node": only "services" is known here
 DIR/d.yaml:1: not YAML: sequence end token ']' not found: look at the indentation and the quotes here and in the line above
 DIR/e.yaml:1: services is missing: list them, or write [] for none
 DIR/f.yaml:4: services[0] "f": ports[0] "tcp/0" is no port: write tcp/80, tcp/1000-2000 or tcp/*, with tcp, udp, sctp or udplite and ports from 1 to 65535

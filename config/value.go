@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/halfproxy/halfproxy/internal/words"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -127,10 +128,10 @@ func parseInterface(v value) (string, error) {
 }
 
 // oneOf takes one of some words.
-func oneOf(words ...string) reader[string] {
+func oneOf(known ...string) reader[string] {
 	return func(v value) (string, error) {
-		if !slices.Contains(words, v.text) {
-			return "", fmt.Errorf("is unknown: choose %s", choice(words))
+		if !slices.Contains(known, v.text) {
+			return "", fmt.Errorf("is unknown: choose %s", words.Or(known))
 		}
 		return v.text, nil
 	}
@@ -150,14 +151,6 @@ func named[T fmt.Stringer](values ...T) reader[T] {
 		}
 		return values[slices.Index(names, name)], nil
 	}
-}
-
-func choice(words []string) string {
-	last := len(words) - 1
-	if last == 0 {
-		return words[0]
-	}
-	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 func parseBool(v value) (bool, error) {

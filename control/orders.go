@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/halfproxy/halfproxy/internal/nearest"
+	"github.com/halfproxy/halfproxy/internal/words"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -215,7 +215,7 @@ func (p plan) meant(subject lb.Subject) string {
 			names = append(names, b.Name, s.Name+"/"+b.Name)
 		}
 	}
-	if near, found := nearest.Word(subject.Called(), names); found {
+	if near, found := words.Nearest(subject.Called(), names); found {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
 	return "`halfproxy status` lists what there is"

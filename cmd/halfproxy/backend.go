@@ -21,7 +21,7 @@ func backendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "backend",
 		Short: "Make this host a backend: VIPs, ARP, decapsulation, MSS; SIGTERM takes it all back",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runBackend(cmd.Context(), path, log())
 		},

@@ -30,7 +30,7 @@ func bfdCommand() *cobra.Command {
 		Use:    "bfd",
 		Short:  "Keep BFD sessions for a node, which starts this by itself",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   noArguments,
 	}
 	cmd.Flags().StringVar(&socket, "socket", "", "`PATH` that the node asks by")
 	log := logFlag(cmd)

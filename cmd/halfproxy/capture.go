@@ -43,7 +43,7 @@ look into what an ICMP error quotes.`,
   halfproxy capture --host 198.51.100.7 --direction both --count 100 -w client.pcapng
   halfproxy capture --service web --sample 1000 --snaplen 128 --duration 1m -w web.pcapng`,
 		Args: func(cmd *cobra.Command, args []string) (err error) {
-			if err := cobra.NoArgs(cmd, args); err != nil {
+			if err := noArguments(cmd, args); err != nil {
 				return err
 			}
 			asked, err = completed(asked, host, direction, dropped)
@@ -74,8 +74,7 @@ look into what an ICMP error quotes.`,
 	flags.StringVar(&asked.Backend, "backend", "", "only packets that go to the backend `NAME`")
 	flags.StringVar(&host, "host", "", "only packets from or to this `ADDRESS` or prefix")
 	flags.Uint16Var(&asked.Port, "port", 0, "only packets from or to this port `N`")
-	flags.StringVar(&direction, "direction", "in", "frames as they come `in`, as they go out, or both")
-	wordsOf(cmd, "direction", "in", "out", "both")
+	wordFlag(cmd, &direction, "direction", "frames as they come in, as they go out, or both: `WHICH`", "in", "out", "both")
 	wordsOf(cmd, "verdict", xdp.VerdictNames()...)
 	namesOf(cmd, "service", &socket, services)
 	namesOf(cmd, "backend", &socket, backends)
@@ -113,12 +112,7 @@ func completed(r admin.CaptureRequest, host, direction string, dropped bool) (ad
 		}
 		r.Host = prefix.Masked()
 	}
-	switch direction {
-	case "in", "out", "both":
-		r.Incoming, r.Outgoing = direction != "out", direction != "in"
-	default:
-		return r, fmt.Errorf("--direction %q is unknown: use in, out or both", direction)
-	}
+	r.Incoming, r.Outgoing = direction != "out", direction != "in"
 	switch {
 	case r.Sample == 0:
 		return r, errors.New("--sample 0 would be none: use 1 for all, 1000 for one in 1000")

@@ -31,7 +31,7 @@ change, and says what that does to traffic. Exit code 0: the file is good, and w
 			if expand && diff {
 				return errors.New("--expand and --diff do not go together: ask for one after the other")
 			}
-			return cobra.NoArgs(cmd, args)
+			return noArguments(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if config.OfBackend(path) {

@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/halfproxy/halfproxy/admin"
-	"github.com/halfproxy/halfproxy/internal/nearest"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -88,22 +84,4 @@ func backends(s admin.Status) (names []string) {
 		}
 	}
 	return names
-}
-
-// meantFlag adds to the error of an unknown flag the one that was meant.
-func meantFlag(cmd *cobra.Command, err error) error {
-	unknown, ok := errors.AsType[*pflag.NotExistError](err)
-	if !ok {
-		return err
-	}
-	var names []string
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if !f.Hidden {
-			names = append(names, f.Name)
-		}
-	})
-	if meant, near := nearest.Word(unknown.GetSpecifiedName(), names); near {
-		return fmt.Errorf("%w: did you mean --%s?", err, meant)
-	}
-	return err
 }

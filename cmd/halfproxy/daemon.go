@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,38 +12,25 @@ import (
 // logFlag gives a command that runs on --log-level and --log-format, and a way to the
 // log that was asked for once flags are parsed.
 func logFlag(cmd *cobra.Command) func() *slog.Logger {
-	level, format := slog.LevelInfo, logText
-	cmd.Flags().TextVar(&level, "log-level", level, "what to log: debug, info, warn or error")
-	wordsOf(cmd, "log-level", "debug", "info", "warn", "error")
-	cmd.Flags().TextVar(&format, "log-format", format, "how to log: text, or json, an object a line")
-	wordsOf(cmd, "log-format", string(logText), string(logJSON))
+	level, format := "info", logText
+	wordFlag(cmd, &level, "log-level", "what to log, from `LEVEL` on: debug, info, warn or error", "debug", "info", "warn", "error")
+	wordFlag(cmd, &format, "log-format", "`FORMAT` of the log: text, or json, an object a line", logText, logJSON)
 	return func() *slog.Logger {
-		options := &slog.HandlerOptions{Level: level}
+		var options slog.HandlerOptions
+		var least slog.Level
+		_ = least.UnmarshalText([]byte(level)) // which is one of the words
+		options.Level = least
 		if format == logJSON {
-			return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), options))
+			return slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &options))
 		}
-		return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), options))
+		return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &options))
 	}
 }
-
-type logFormat string
 
 const (
-	logText logFormat = "text"
-	logJSON logFormat = "json"
+	logText = "text"
+	logJSON = "json"
 )
-
-func (f logFormat) MarshalText() ([]byte, error) { return []byte(f), nil }
-
-func (f *logFormat) UnmarshalText(text []byte) error {
-	switch got := logFormat(text); got {
-	case logText, logJSON:
-		*f = got
-		return nil
-	default:
-		return fmt.Errorf("unknown format %q: it is text or json", got)
-	}
-}
 
 // logOptions are the flags by which another process of ours logs as this one does.
 func logOptions(log *slog.Logger) []string {
@@ -58,7 +44,7 @@ func logOptions(log *slog.Logger) []string {
 			level = l
 		}
 	}
-	return []string{"--log-level", level.String(), "--log-format", string(format)}
+	return []string{"--log-level", level.String(), "--log-format", format}
 }
 
 // newRegistry gives a registry with the metrics of the process itself.

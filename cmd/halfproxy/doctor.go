@@ -30,7 +30,7 @@ func doctorCommand() *cobra.Command {
 
 It changes nothing, and works before the first start as well as beside a running
 node. With a backend's file it looks at a backend's host. Exit code 0: nothing was found; 1: something was.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var report doctor.Report
 			if config.OfBackend(path) {
@@ -116,7 +116,7 @@ func prescription(path string) (config.Config, doctor.Report) {
 		return cfg, doctor.Report{LookedAt: []string{"configuration: " + path}}
 	}
 	if _, unreadable := os.ReadFile(path); unreadable != nil {
-		return none, doctor.Report{Unchecked: []string{fmt.Sprintf("anything but this host alone: no configuration: %v", unreadable)}}
+		return none, doctor.Report{Unchecked: []string{fmt.Sprintf("anything but this host alone: %v", err)}}
 	}
 	var report doctor.Report
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
@@ -188,7 +188,9 @@ func printReport(out io.Writer, report doctor.Report) {
 	for _, u := range report.Unchecked {
 		fmt.Fprintf(out, "not checked: %s\n", u)
 	}
-	fmt.Fprintln(out, "looked at:")
+	if len(report.LookedAt) > 0 {
+		fmt.Fprintln(out, "looked at:")
+	}
 	for _, l := range report.LookedAt {
 		fmt.Fprintf(out, "  %s\n", l)
 	}

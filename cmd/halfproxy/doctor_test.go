@@ -57,7 +57,7 @@ bgp: {asn: 64512, router_id: 192.0.2.1, peers: [{address: 198.51.100.1, asn: 645
 func TestDoctorWithoutAConfigurationLooksAtTheHostAlone(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	stdout, _, _ := call(t, "doctor", "--pin", "", "--config", missing) // what this host has, it has
-	if want := "not checked: anything but this host alone: no configuration: open " + missing; !strings.Contains(stdout, want) {
+	if want := "not checked: anything but this host alone: read configuration: open " + missing; !strings.Contains(stdout, want) {
 		t.Errorf("got %q, want it to say %q", stdout, want)
 	}
 	if _, _, code := call(t, "doctor", "surplus"); code != exitUsage {

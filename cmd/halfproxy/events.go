@@ -35,7 +35,7 @@ files or journal go further back.`,
 					last = 0
 				}
 			}
-			return cobra.NoArgs(cmd, args)
+			return noArguments(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()

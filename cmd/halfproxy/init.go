@@ -30,7 +30,7 @@ passes ` + "`halfproxy check`" + `.
 keepalived that forward by DR or TUN, and says of every directive that it left out
 or changed; docs/migration.md tells the rest of the way.`,
 		Example: "  halfproxy init\n  halfproxy init --config - --interface eth1 --asn 64512 --router-asn 64496\n  halfproxy init --from-keepalived /etc/keepalived/keepalived.conf",
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var notes []string
 			if keepalived != "" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -9,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/halfproxy/halfproxy/lab"
-	"github.com/halfproxy/halfproxy/lb"
 )
 
 func labCommand() *cobra.Command {
@@ -17,7 +17,10 @@ func labCommand() *cobra.Command {
 	var forward, name string
 	var keep, clean bool
 	stories := lab.Stories()
-	var names []string
+	var names, forwards []string
+	for _, f := range lab.Forwards {
+		forwards = append(forwards, f.String())
+	}
 	var about strings.Builder
 	for _, s := range stories {
 		names = append(names, s.Name)
@@ -26,42 +29,36 @@ func labCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lab",
 		Short: "Run the whole system on this machine in network namespaces, and tell a story of failures",
-		Long: `Builds a client, a router, load balancer nodes and backends as network
-namespaces on this machine, each node a real halfproxy process, has traffic
-flow, and tells a story. Takes everything down at the end, also on Ctrl-C.
+		Long: `Run the whole system on this machine in network namespaces: a client, a router,
+load balancer nodes, each a real halfproxy process, and backends. Traffic flows, a
+story of failures is told, and everything is taken down at the end, also on Ctrl-C.
 Needs root.
 
 Stories:
 ` + strings.TrimSuffix(about.String(), "\n"),
-		Args: cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if options.Nodes < 1 || options.Backends < 1 {
+				return errors.New("--nodes and --backends are 1 at least: it takes both to forward anything")
+			}
+			return noArguments(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if clean {
+			options.Forward = lab.Forwards[slices.Index(forwards, forward)]
+			switch {
+			case clean:
 				return lab.Clean(options)
-			}
-			i := slices.IndexFunc(lab.Forwards, func(f lb.Forward) bool { return f.String() == forward })
-			if i < 0 {
-				return fmt.Errorf("--forward %q is unknown: use one of %v", forward, lab.Forwards)
-			}
-			options.Forward = lab.Forwards[i]
-			if keep {
+			case keep:
 				return lab.Run(cmd.Context(), options, nil, cmd.OutOrStdout())
 			}
-			i = slices.Index(names, name)
-			if i < 0 {
-				return fmt.Errorf("--story %q is unknown: use one of %v", name, names)
-			}
-			return lab.Run(cmd.Context(), options, &stories[i], cmd.OutOrStdout())
+			return lab.Run(cmd.Context(), options, &stories[slices.Index(names, name)], cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&options.Nodes, "nodes", 3, "`number` of load balancer nodes")
-	flags.IntVar(&options.Backends, "backends", 3, "`number` of backends")
-	flags.StringVar(&options.Router, "router", lab.Embedded, "the router: embedded, frr or bird")
-	flags.StringVar(&forward, "forward", lb.L2.String(), "the way from nodes to backends: l2, ipip, gre or gue")
-	wordsOf(cmd, "router", lab.Embedded, "frr", "bird")
-	wordsOf(cmd, "forward", "l2", "ipip", "gre", "gue")
-	flags.StringVar(&name, "story", names[0], "the story, by `NAME`")
-	wordsOf(cmd, "story", names...)
+	flags.IntVar(&options.Nodes, "nodes", 3, "`N` load balancer nodes")
+	flags.IntVar(&options.Backends, "backends", 3, "`N` backends")
+	wordFlag(cmd, &options.Router, "router", "the router by `NAME`: embedded, frr or bird", lab.Embedded, lab.FRR, lab.BIRD)
+	wordFlag(cmd, &forward, "forward", "the `WAY` from nodes to backends: l2, ipip, gre or gue", forwards...)
+	wordFlag(cmd, &name, "story", "the story by `NAME`", names...)
 	flags.BoolVar(&keep, "keep", false, "tell no story: let the lab stand until Ctrl-C, and say how to play with it")
 	flags.BoolVar(&clean, "clean", false, "remove what an earlier lab that was killed left behind")
 	cmd.MarkFlagsMutuallyExclusive("story", "keep", "clean")
@@ -75,7 +72,7 @@ func labRouterCommand() *cobra.Command {
 		Use:    "lab-router",
 		Short:  "The lab's router, which the lab starts by itself",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			return lab.RunRouter(cmd.Context(), cmd.InOrStdin(), log)

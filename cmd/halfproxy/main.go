@@ -73,8 +73,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(meantFlag)
 	root.AddCommand(commands()...)
+	refuseUnknown(root)
 
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	switch {
 	case err == nil:
 		return exitDone
@@ -85,7 +86,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "halfproxy: %v\n", err)
 		return exitNo
 	default:
-		fmt.Fprintf(stderr, "halfproxy: %v\nTry `halfproxy --help`.\n", err)
+		fmt.Fprintf(stderr, "halfproxy: %v\nTry `%s --help`.\n", err, cmd.CommandPath())
 		return exitUsage
 	}
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/halfproxy/halfproxy/admin"
-	"github.com/halfproxy/halfproxy/internal/nearest"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -54,28 +53,6 @@ func weightCommand() *cobra.Command {
 	return group(cmd, orderCommand(lb.Weigh, lb.OfBackend, "Give web1 of every service, or web/web1, the weight N"))
 }
 
-// group is a command that does nothing without one of its own. cobra would answer
-// any other word with help and success.
-func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
-	var names []string
-	for _, c := range commands {
-		names = append(names, c.Name())
-	}
-	cmd.AddCommand(commands...)
-	cmd.RunE = func(*cobra.Command, []string) error { return nil }
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return fmt.Errorf("%s what? Name one of %s", cmd.Name(), strings.Join(names, ", "))
-		}
-		remedy := "use one of " + strings.Join(names, ", ")
-		if meant, near := nearest.Word(args[0], names); near {
-			remedy = fmt.Sprintf("did you mean %q?", meant)
-		}
-		return fmt.Errorf("unknown command %q for %q: %s", args[0], cmd.CommandPath(), remedy)
-	}
-	return cmd
-}
-
 // orderCommand is the command for one action on one kind of things.
 func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Command {
 	var socket string
@@ -91,7 +68,7 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 				want = 2
 			}
 			thisNode := kind == lb.OfNode && len(args) == 0
-			if err := cobra.ExactArgs(want)(cmd, args); err != nil && !thisNode {
+			if err := exactly(want)(cmd, args); err != nil && !thisNode {
 				return err
 			}
 			if !thisNode {
@@ -148,11 +125,7 @@ func orderCommand(action lb.Action, kind lb.SubjectKind, short string) *cobra.Co
 		cmd.Use = "node [NAME]"
 	}
 	if action == lb.Drain {
-		until := "how many routes and packets are left, and end when none are on this node"
-		if kind == lb.OfBackend {
-			until = "how many flows are left, and end when it is safe to stop the backend"
-		}
-		cmd.Flags().BoolVar(&wait, "wait", false, "tell "+until+"; an interrupt leaves the order in force")
+		cmd.Flags().BoolVar(&wait, "wait", false, "tell what is left, flows of a backend or else routes and packets on this node, and end when nothing is; an interrupt leaves the order in force")
 	}
 	cmd.ValidArgsFunction = firstOf(&socket, subjects[kind])
 	socketFlag(cmd, &socket)

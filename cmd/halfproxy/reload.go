@@ -16,7 +16,7 @@ func reloadCommand() *cobra.Command {
 		Long: `Have the node take its configuration file anew, as SIGHUP does, and wait for what
 becomes of it. A file with errors, or one that asks for what only a restart can
 change, is refused with every reason, and the node goes on with what it had.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := admin.NewClient(socket).Reload(cmd.Context()); err != nil {
 				return fmt.Errorf("not reloaded, the node goes on with the configuration that it had: %w", err)

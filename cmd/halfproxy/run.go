@@ -38,7 +38,7 @@ When the process ends in any other way, by a crash or by SIGKILL, its program
 stays on the interfaces and forwards by the tables it has. The next run of a node
 of the same name takes it over without losing a packet. For this the program is
 pinned in a BPF file system; without one it ends with the process.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runNode(cmd.Context(), path, pin, log())
 		},

@@ -27,7 +27,7 @@ func statusCommand() *cobra.Command {
 			if cmd.Flags().Changed("watch") && every < minWatch {
 				return fmt.Errorf("--watch=%v is too often: use %v or more", every, minWatch)
 			}
-			return cobra.NoArgs(cmd, args)
+			return noArguments(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()

@@ -32,7 +32,7 @@ With --quic-cid it is a QUIC packet with that connection ID: of a service with q
 it goes to the backend whose server ID the connection ID holds, wherever it is from.`,
 		Example: "  halfproxy trace tcp 198.51.100.7:31337 203.0.113.10:80\n  halfproxy trace udp [2001:db8::7]:5000 [2001:db8::10]:443 --json\n  halfproxy trace udp 198.51.100.7:31337 203.0.113.10:443 --quic-cid 070a01c5de66a99ba6",
 		Args: func(cmd *cobra.Command, args []string) (err error) {
-			if err := cobra.ExactArgs(3)(cmd, args); err != nil {
+			if err := exactly(3)(cmd, args); err != nil {
 				return err
 			}
 			flow, err = admin.ParseFlow(args[0], args[1], args[2], connectionID)

@@ -1,12 +1,13 @@
-// Package nearest finds the word that somebody meant who wrote another one.
-package nearest
+// Package words finds the word that somebody meant who wrote another one, and says which
+// there are.
+package words
 
 import "strings"
 
-// Word gives the one of known that word is most likely meant to be, if one is near:
+// Nearest gives the one of known that word is most likely meant to be, if one is near:
 // two letters off at most, and less than half of it. Case does not count. Of several
 // as near it is the first.
-func Word(word string, known []string) (string, bool) {
+func Nearest(word string, known []string) (string, bool) {
 	best, found := min(2, len(word)/2)+1, ""
 	for _, k := range known {
 		if d := distance(strings.ToLower(word), strings.ToLower(k)); d < best {
@@ -14,6 +15,15 @@ func Word(word string, known []string) (string, bool) {
 		}
 	}
 	return found, found != ""
+}
+
+// Or lists words as a sentence does: a, b or c.
+func Or(words []string) string {
+	last := len(words) - 1
+	if last == 0 {
+		return words[0]
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // distance is Levenshtein's: the letters to add, drop or change.
