@@ -42,21 +42,13 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 
 // Status asks how the node and its cluster stand.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	body, err := c.do(ctx, http.MethodGet, "/api/v1/status", nil)
-	if err != nil {
-		return Status{}, err
-	}
-	var st Status
-	if err := json.Unmarshal(body, &st); err != nil {
-		return Status{}, fmt.Errorf("read the status from %s: %w: is the daemon of the same version as this program?", c.socket, err)
-	}
-	return st, nil
+	return ask[Status](ctx, c, "status", statusPath)
 }
 
 // Reload makes the node take its configuration file anew. The error has every
 // fault of the file; the node then goes on with what it had.
 func (c *Client) Reload(ctx context.Context) error {
-	_, err := c.do(ctx, http.MethodPost, "/api/v1/reload", nil)
+	_, err := c.do(ctx, http.MethodPost, reloadPath, nil)
 	return err
 }
 
@@ -73,15 +65,19 @@ func (c *Client) Order(ctx context.Context, o Order) error {
 
 // Trace asks where a flow goes, and why.
 func (c *Client) Trace(ctx context.Context, f Flow) (Trace, error) {
-	body, err := c.do(ctx, http.MethodGet, tracePath+"?"+f.query().Encode(), nil)
+	return ask[Trace](ctx, c, "trace", tracePath+"?"+f.query().Encode())
+}
+
+// ask gives what the node answers to a question.
+func ask[T any](ctx context.Context, c *Client, what, path string) (answer T, err error) {
+	body, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {
-		return Trace{}, err
+		return answer, err
 	}
-	var t Trace
-	if err := json.Unmarshal(body, &t); err != nil {
-		return Trace{}, fmt.Errorf("read the trace from %s: %w: is the daemon of the same version as this program?", c.socket, err)
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return answer, fmt.Errorf("read the %s from %s: %w: is the daemon of the same version as this program?", what, c.socket, err)
 	}
-	return t, nil
+	return answer, nil
 }
 
 func (c *Client) do(ctx context.Context, method, path string, send io.Reader) ([]byte, error) {

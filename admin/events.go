@@ -2,7 +2,6 @@ package admin
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -104,15 +103,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, after func(uint6
 
 // Events asks what has happened.
 func (c *Client) Events(ctx context.Context, q EventQuery) ([]events.Event, error) {
-	body, err := c.do(ctx, http.MethodGet, eventsPath+"?"+q.encode(), nil)
-	if err != nil {
-		return nil, err
-	}
-	var e Events
-	if err := json.Unmarshal(body, &e); err != nil {
-		return nil, fmt.Errorf("read the events from %s: %w: is the daemon of the same version as this program?", c.socket, err)
-	}
-	return e.Events, nil
+	answer, err := ask[Events](ctx, c, "events", eventsPath+"?"+q.encode())
+	return answer.Events, err
 }
 
 // WriteEvent writes e for people, on one line.

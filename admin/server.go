@@ -69,6 +69,9 @@ type Server struct {
 }
 
 const (
+	statusPath = "/api/v1/status"
+	reloadPath = "/api/v1/reload"
+
 	patience = 30 * time.Second // for one answer, at either end
 	grace    = 3 * time.Second  // for answers under way when the server stops
 )
@@ -92,7 +95,7 @@ func New(cfg Config) (*Server, error) {
 			return nil, err
 		}
 		mux := s.reads(cfg)
-		mux.HandleFunc("POST /api/v1/reload", func(w http.ResponseWriter, r *http.Request) { s.reload(w, r, cfg.Reload) })
+		mux.HandleFunc("POST "+reloadPath, func(w http.ResponseWriter, r *http.Request) { s.reload(w, r, cfg.Reload) })
 		mux.HandleFunc("POST "+ordersPath, func(w http.ResponseWriter, r *http.Request) { s.order(w, r, cfg.Order) })
 		mux.HandleFunc("GET "+settingsPath, func(w http.ResponseWriter, r *http.Request) { s.settings(w, r, cfg.Settings) })
 		mux.HandleFunc("GET "+tracePath, func(w http.ResponseWriter, r *http.Request) { s.trace(w, r, cfg.Trace) })
@@ -177,7 +180,7 @@ func (s *Server) reads(cfg Config) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", answerHealth(cfg.health))
 	mux.HandleFunc("GET /readyz", answerHealth(cfg.ready))
-	mux.HandleFunc("GET /api/v1/status", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) {
 		s.answer(w, http.StatusOK, cfg.whole())
 	})
 	mux.HandleFunc("GET "+eventsPath, func(w http.ResponseWriter, r *http.Request) { s.events(w, r, cfg.Events) })

@@ -3,8 +3,6 @@ package admin
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
 	"net/http"
 )
 
@@ -20,15 +18,7 @@ type Setting struct {
 
 // Settings asks by which configuration the node runs; its secrets are sealed with salt.
 func (c *Client) Settings(ctx context.Context, salt []byte) ([]Setting, error) {
-	body, err := c.do(ctx, http.MethodGet, settingsPath+"?salt="+hex.EncodeToString(salt), nil)
-	if err != nil {
-		return nil, err
-	}
-	var settings []Setting
-	if err := json.Unmarshal(body, &settings); err != nil {
-		return nil, fmt.Errorf("read the settings from %s: %w: is the daemon of the same version as this program?", c.socket, err)
-	}
-	return settings, nil
+	return ask[[]Setting](ctx, c, "settings", settingsPath+"?salt="+hex.EncodeToString(salt))
 }
 
 func (s *Server) settings(w http.ResponseWriter, r *http.Request, settings func(salt []byte) []Setting) {
