@@ -25,7 +25,8 @@ import (
 type Config struct {
 	ASN      uint32
 	RouterID netip.Addr // IPv4
-	// Listen is where the sessions that peers open are taken; unset: nowhere.
+	// Listen is where the sessions that peers open are taken; unset: nowhere. [::] is all
+	// addresses of both families, any other one is of its own.
 	Listen   netip.AddrPort
 	Peers    []Peer
 	NextHops NextHops // on sessions over the other family
@@ -237,11 +238,18 @@ func (c Config) fits(p Peer) error {
 	var errs []error
 	if p.Passive && !c.Listen.IsValid() {
 		errs = append(errs, errors.New("passive, and nothing listens: give an address to listen at"))
+	} else if p.Passive && !reaches(p.Address, c.Listen) {
+		errs = append(errs, fmt.Errorf("passive, and nothing listens over its family at %v: listen at [::] for both", c.Listen))
 	}
 	if p.ASN == c.ASN && p.Multihop != 0 {
 		errs = append(errs, errors.New("multihop is for peers of other ASes: others may be any number of hops away"))
 	}
 	return errors.Join(errs...)
+}
+
+// reaches tells whether sessions that a peer opens are taken where listen says.
+func reaches(peer netip.Addr, listen netip.AddrPort) bool {
+	return listen.Addr() == netip.IPv6Unspecified() || listen.Addr().Is4() == peer.Is4()
 }
 
 // nextHops gives the next hops of VIPs on a session with p, and which VIPs can be

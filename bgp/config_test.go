@@ -100,6 +100,11 @@ func TestValidateNamesEveryErrorAndItsRemedy(t *testing.T) {
 		{"passive, and nothing listens", func(c *Config) { c.Peers[0].Passive = true }, []string{
 			`peers[0] "192.0.2.254": passive, and nothing listens: give an address to listen at`,
 		}},
+		{"passive, and what listens is of the other family", func(c *Config) {
+			c.Peers[0].Passive, c.Listen = true, netip.MustParseAddrPort("[2001:db8::1]:179")
+		}, []string{
+			`peers[0] "192.0.2.254": passive, and nothing listens over its family at [2001:db8::1]:179: listen at [::] for both`,
+		}},
 		{"peer twice", func(c *Config) { c.Peers[1].Address = c.Peers[0].Address }, []string{
 			`peers[1] "192.0.2.254": listed twice: one session a peer`,
 		}},

@@ -142,6 +142,35 @@ func TestEachOptionOfAPeerIsWhatFRRNeeds(t *testing.T) {
 	}
 }
 
+// A router that opens its sessions does so over either family, to a node that listens for both.
+const frrOpens = `
+router bgp 64500
+ bgp router-id 192.0.2.254
+ no bgp ebgp-requires-policy
+ neighbor 192.0.2.1 remote-as 64512
+ neighbor 192.0.2.1 password secret
+ neighbor 192.0.2.1 timers connect 1
+ neighbor 2001:db8:a::1 remote-as 64512
+ neighbor 2001:db8:a::1 password terces
+ neighbor 2001:db8:a::1 timers connect 1
+ address-family ipv6 unicast
+  neighbor 2001:db8:a::1 activate
+ exit-address-family
+exit
+`
+
+func TestSessionsThatARouterOpensAreTakenOverBothFamilies(t *testing.T) {
+	ns := network(t)
+	startFRR(t, ns, frrOpens)
+	v4, v6 := peer("192.0.2.126", 64500), peer("2001:db8:a::fe", 64500)
+	v4.Passive, v4.Password = true, "secret"
+	v6.Passive, v6.Password = true, "terces"
+	cfg := config(v4, v6)
+	cfg.Listen = netip.MustParseAddrPort("[::]:179")
+	s := start(t, cfg)
+	until(t, 4*soon, func() string { return states(s, established, established) })
+}
+
 func TestKeepalivesComeAsOftenAsAsked(t *testing.T) {
 	needNamespace(t, "198.51.100.254")
 	router := &tap{address: netip.MustParseAddr("198.51.100.254"), asn: 64500}

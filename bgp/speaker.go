@@ -126,6 +126,9 @@ func (s *Speaker) start(ctx, watching context.Context, srv *server.BgpServer) er
 	global := &api.Global{Asn: s.cfg.ASN, RouterId: s.cfg.RouterID.String(), ListenPort: -1}
 	if l := s.cfg.Listen; l.IsValid() {
 		global.ListenPort, global.ListenAddresses = int32(l.Port()), []string{l.Addr().String()}
+		if l.Addr() == netip.IPv6Unspecified() { // by itself that would be IPv6 alone
+			global.ListenAddresses = append(global.ListenAddresses, netip.IPv4Unspecified().String())
+		}
 	}
 	if err := srv.StartBgp(ctx, &api.StartBgpRequest{Global: global}); err != nil {
 		return fmt.Errorf("start bgp: %w", err)

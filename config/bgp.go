@@ -36,6 +36,10 @@ func (c *checker) bgp(s bgpSection) BGP {
 		if peer.Passive && s.Listen.state == absent {
 			c.at(entry.Passive.place, "is of no use while nothing listens: give bgp.listen, such as %q", "10.0.1.1:179")
 		}
+		all := netip.IPv6Unspecified() // of both families
+		if l := bgp.Listen.Addr(); peer.Passive && l.IsValid() && l != all && peer.Address.IsValid() && l.Is4() != peer.Address.Is4() {
+			c.at(entry.Passive.place, "is of no use to a router of the other family than bgp.listen %q: listen at %q, which is for both", bgp.Listen, netip.AddrPortFrom(all, bgp.Listen.Port()))
+		}
 		bgp.Peers = append(bgp.Peers, peer)
 	}
 	return bgp

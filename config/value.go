@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"regexp"
@@ -183,8 +184,11 @@ func parseASN(v value) (uint32, error) {
 		return 0, errors.New("is reserved (RFC 7607): give the number of the autonomous system")
 	}
 	n, err := between(1, 1<<32-1)(v)
-	if n == 23456 {
+	switch n {
+	case 23456:
 		return 0, errors.New("is AS_TRANS, which only stands in for others (RFC 6793): give the number of the autonomous system")
+	case math.MaxUint16, math.MaxUint32:
+		return 0, errors.New("is reserved (RFC 7300): give the number of the autonomous system")
 	}
 	return uint32(n), err
 }
@@ -406,6 +410,9 @@ func parseCommunity(v value) (lb.Community, error) {
 	community, err := lb.ParseCommunity(v.text)
 	if err != nil {
 		return lb.Community{}, errors.New("is no community: write 64512:100, 64512:1:2 or a well-known name such as no-export")
+	}
+	if community.Large && community.A == math.MaxUint32 { // bgp marks routes by it
+		return lb.Community{}, fmt.Errorf("is of AS %d, which is reserved (RFC 7300): use another", community.A)
 	}
 	return community, nil
 }

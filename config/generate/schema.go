@@ -120,7 +120,7 @@ func scalarOf(k key) object {
 	switch k.kind.name {
 	case "asn":
 		least, most = "1", "4294967295"
-		o = append(o, member{"not", object{{"const", 23456}}})
+		o = append(o, member{"not", object{{"enum", []any{23456, 65535, 4294967295}}}})
 	case "quorum":
 		least, most = "1", "65536"
 	case "mss":
