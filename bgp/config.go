@@ -100,6 +100,7 @@ type Peer struct {
 func (p Peer) sameSession(q Peer) bool {
 	p.Attributes, q.Attributes = lb.Attributes{}, lb.Attributes{}
 	p.NextHops, q.NextHops = NextHops{}, NextHops{}
+	p.PrefixLimit, q.PrefixLimit = 0, 0
 	return reflect.DeepEqual(p, q)
 }
 

@@ -57,12 +57,23 @@ func TestARouterThatSendsTooMuchIsLeftAloneForAWhile(t *testing.T) {
 	n.run(t)
 	announce(t, n, "203.0.113.10/32")
 	const why = `the session was closed by this node: administrative shutdown "more than 2000 prefixes received (prefix_limit), none are wanted: have the router send none; next try in 2s"`
-	until(t, 4*soon, func() string {
+	closed := func() string {
 		if p := s.Peers()[0]; p.LastError != why || p.State == established {
 			return fmt.Sprintf("got %+v, want %q", p, why)
 		}
 		return ""
-	})
+	}
+	until(t, 4*soon, closed)
+	for _, limit := range []int{3000, 2000} { // by a reload
+		p.PrefixLimit = limit
+		if err := s.SetPeers(t.Context(), []Peer{p}); err != nil {
+			t.Fatal(err)
+		}
+		if limit == 3000 {
+			until(t, 4*soon, func() string { return states(n, established) })
+		}
+	}
+	until(t, 4*soon, closed)
 	if out, err := bird.Command("show protocols all a"); err != nil || !strings.Contains(out, "Administrative shutdown") {
 		t.Errorf("bird: got %s, %v, want it to know why", out, err)
 	}

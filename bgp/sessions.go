@@ -82,6 +82,15 @@ func (s *sessions) receive(peer string, prefixes int) {
 	}
 }
 
+// limit changes how many prefixes a peer may send.
+func (s *sessions) limit(peer netip.Addr, prefixes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.peers[peer]; p != nil {
+		p.limit = prefixes
+	}
+}
+
 // remove ends that, before the session itself is closed.
 func (s *sessions) remove(peer netip.Addr, why string) {
 	s.mu.Lock()

@@ -197,7 +197,7 @@ func (s *Speaker) checkFull(peer netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t, opened := s.opened[peer]
-	if !opened || s.server == nil || s.full[peer] != nil || prefixesFrom(s.server, peer) <= t.PrefixLimit {
+	if !opened || s.server == nil || s.full[peer] != nil || t.PrefixLimit == 0 || prefixesFrom(s.server, peer) <= t.PrefixLimit {
 		return
 	}
 	why := fmt.Sprintf("more than %d prefixes received (prefix_limit), none are wanted: have the router send none; next try in %v", t.PrefixLimit, s.fullRetry)
@@ -495,7 +495,8 @@ func (s *Speaker) change(ctx context.Context, peers []Peer, hops NextHops) error
 	var errs []error
 	for _, had := range slices.Collect(maps.Values(s.opened)) {
 		i := slices.IndexFunc(peers, func(p Peer) bool { return p.Address == had.Address })
-		if i < 0 || !had.sameSession(s.terms(peers[i])) {
+		// One that is closed for another limit is tried with this one.
+		if i < 0 || !had.sameSession(s.terms(peers[i])) || s.full[had.Address] != nil && had.PrefixLimit != peers[i].PrefixLimit {
 			errs = append(errs, s.deletePeer(ctx, had.Address))
 		}
 	}
@@ -530,6 +531,10 @@ func (s *Speaker) resend(ctx context.Context, had, has terms) error {
 		}
 	}
 	s.opened[peer] = has
+	if had.PrefixLimit != has.PrefixLimit {
+		s.sessions.limit(peer, has.PrefixLimit)
+		go s.checkFull(peer)
+	}
 	return nil
 }
 

@@ -259,7 +259,9 @@ func TestSetPeersLeavesUnchangedSessionsAlone(t *testing.T) {
 
 	changed := peer("198.51.100.253", 64500)
 	changed.HoldTime = 6 * time.Second
-	set := []Peer{peer("198.51.100.252", 64501), changed, peer("198.51.100.254", 64500)}
+	limited := peer("198.51.100.254", 64500) // which is no matter of the session
+	limited.PrefixLimit = 5
+	set := []Peer{peer("198.51.100.252", 64501), changed, limited}
 	for range 2 {
 		if err := s.SetPeers(context.Background(), set); err != nil {
 			t.Fatal(err)
