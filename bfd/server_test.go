@@ -30,7 +30,7 @@ func runServer(t *testing.T, ns *netns.NS, linger time.Duration) *process {
 	p.start(t, ns, linger)
 	t.Cleanup(func() {
 		p.cancel()
-		if err := p.wait(5 * time.Second); err != nil {
+		if err := p.wait(); err != nil {
 			t.Error(err)
 		}
 		os.RemoveAll(dir)
@@ -47,12 +47,12 @@ func (p *process) start(t *testing.T, ns *netns.NS, linger time.Duration) {
 	go func() { p.done <- ns.Do(func() error { return s.Run(ctx) }) }()
 }
 
-func (p *process) wait(limit time.Duration) error {
+func (p *process) wait() error {
 	select {
 	case err := <-p.done:
 		p.done <- err
 		return err
-	case <-time.After(limit):
+	case <-time.After(5 * time.Second):
 		return errors.New("the server has not ended")
 	}
 }
@@ -109,10 +109,10 @@ func TestSessionsOutliveTheDaemonThatAskedForThem(t *testing.T) {
 		t.Errorf("got %+v, want the session of before: %+v", after, before)
 	}
 	quit()
-	if err := p.wait(time.Second); err != nil {
+	if err := p.wait(); err != nil {
 		t.Errorf("after a planned end: %v", err)
 	}
-	wait(t, sb, Down, 50*ms)
+	wait(t, sb, Down, 5*time.Second)
 	if st := sb.Statuses()[0]; st.Remote != AdminDown {
 		t.Errorf("got %+v, want the end told of", st)
 	}
@@ -125,10 +125,13 @@ func TestADaemonThatDoesNotComeBackIsNotWaitedForForEver(t *testing.T) {
 	c, leave, _ := connect(t, p.socket, nil, peerAt(b4, 50*ms))
 	waitUp(t, c)
 	leave()
-	if err := p.wait(2 * time.Second); err != nil {
+	if err := p.wait(); err != nil {
 		t.Error(err)
 	}
-	wait(t, sb, Down, 100*ms)
+	wait(t, sb, Down, 5*time.Second)
+	if st := sb.Statuses()[0]; st.Remote != AdminDown {
+		t.Errorf("got %+v, want the end told of", st)
+	}
 }
 
 func TestAClientStartsTheProcessWhereThereIsNone(t *testing.T) {
@@ -136,14 +139,14 @@ func TestAClientStartsTheProcessWhereThereIsNone(t *testing.T) {
 	speak(t, b, peerAt(a4, 50*ms))
 	p := runServer(t, a, time.Minute)
 	p.cancel()
-	must(t, p.wait(time.Second))
+	must(t, p.wait())
 	<-p.done
 
 	starts := 0
 	c, _, _ := connect(t, p.socket, func() error { starts++; p.start(t, a, time.Minute); return nil }, peerAt(b4, 50*ms))
 	waitUp(t, c)
 	p.cancel() // it dies
-	must(t, p.wait(time.Second))
+	must(t, p.wait())
 	<-p.done
 	time.Sleep(100 * ms)
 	if _, err := c.Statuses(); err == nil {

@@ -124,30 +124,30 @@ func TestVIPsOfTwoNodesReachARealRoutersKernelAndLeaveIt(t *testing.T) {
 			{Prefix: netip.MustParsePrefix("2001:db8:51::10/128"), Shutdown: true},
 		}
 		announceRoutes(t, a, leaving...)
-		fib(t, ns, time.Second,
+		fib(t, ns, soon,
 			"203.0.113.10/32 [192.0.2.129]",
 			"2001:db8:51::10/128 [2001:db8:b::1]")
 		announceRoutes(t, b, leaving...)
-		fib(t, ns, time.Second,
+		fib(t, ns, soon,
 			"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
 			"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
 
 		announce(t, a, "2001:db8:51::10/128")
 		announce(t, b, "203.0.113.10/32")
-		fib(t, ns, time.Second,
+		fib(t, ns, soon,
 			"203.0.113.10/32 [192.0.2.129]",
 			"2001:db8:51::10/128 [2001:db8:a::1]")
 
 		announce(t, a, "203.0.113.10/32", "2001:db8:51::10/128")
 		announce(t, b, "203.0.113.10/32", "2001:db8:51::10/128")
-		fib(t, ns, time.Second,
+		fib(t, ns, soon,
 			"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
 			"2001:db8:51::10/128 [2001:db8:a::1 2001:db8:b::1]")
 
 		prefixes := []string{"203.0.113.10/32", "2001:db8:51::10/128", "203.0.113.0/28", "2001:db8:51::/64"}
 		announce(t, a, prefixes...)
 		announce(t, b, prefixes...)
-		fib(t, ns, time.Second,
+		fib(t, ns, soon,
 			"203.0.113.0/28 [192.0.2.1 192.0.2.129]",
 			"203.0.113.10/32 [192.0.2.1 192.0.2.129]",
 			"2001:db8:51::/64 [2001:db8:a::1 2001:db8:b::1]",
@@ -157,12 +157,12 @@ func TestVIPsOfTwoNodesReachARealRoutersKernelAndLeaveIt(t *testing.T) {
 
 		ending := time.Now()
 		b.end()
-		fib(t, ns, time.Second,
+		fib(t, ns, soon,
 			"203.0.113.10/32 [192.0.2.1]",
 			"2001:db8:51::10/128 [2001:db8:a::1]")
 		t.Logf("routes of a node that ends its Run: gone after %v", time.Since(ending).Round(time.Millisecond))
 		a.end()
-		fib(t, ns, time.Second)
+		fib(t, ns, soon)
 	})
 }
 

@@ -12,7 +12,7 @@ func TestASessionIsPutOffAndTheStatusSaysWhy(t *testing.T) {
 	r := startRouters(t)
 	cfg := config(r.peers()...)
 	const why = "this process crashed each time that the session came up"
-	cfg.Held = map[netip.Addr]Hold{r.changed.address: {2 * time.Second, why}, r.inside.address: {time.Hour, why}}
+	cfg.Held = map[netip.Addr]Hold{r.changed.address: {5 * time.Second, why}, r.inside.address: {time.Hour, why}}
 	up := make(chan netip.Addr, 10)
 	cfg.Up = func(peer netip.Addr) { up <- peer }
 	s := start(t, cfg)

@@ -105,7 +105,12 @@ func TestASessionThatLastedIsTriedAnewAtOnce(t *testing.T) {
 			}
 			router.hangUp()
 			lost := time.Now()
-			until(t, soon, func() string { return states(n, "") })
+			until(t, soon, func() string {
+				if router.up() > 1 {
+					return ""
+				}
+				return states(n, "")
+			})
 			for router.up() < 2 && time.Since(lost) < tt.within {
 				if st := s.Peers()[0]; st.State != established && st.LastError == "" {
 					t.Fatalf("got %+v, want it to say why the session is down", st)
@@ -115,8 +120,11 @@ func TestASessionThatLastedIsTriedAnewAtOnce(t *testing.T) {
 				}
 				time.Sleep(50 * time.Millisecond)
 			}
-			until(t, time.Second, func() string { return states(n, established) })
-			until(t, time.Second, func() string { return differ(router.heard(), []string{route, route}) })
+			if router.up() < 2 {
+				t.Fatalf("no session within %v", tt.within)
+			}
+			until(t, soon, func() string { return states(n, established) })
+			until(t, soon, func() string { return differ(router.heard(), []string{route, route}) })
 		})
 	}
 }

@@ -22,8 +22,9 @@ import (
 	"github.com/halfproxy/halfproxy/lb"
 )
 
-// Sessions open after one to two seconds, GoBGP's own wait.
-const soon = 5 * time.Second
+// Sessions open after one to two seconds, GoBGP's own wait; later where others want the
+// CPUs too.
+const soon = 10 * time.Second
 
 func TestASpeakerSendsItsVIPsWithAttributesAndNextHopsThatSuitTheSession(t *testing.T) {
 	const own4, own6 = "192.0.2.1", "2001:db8::1"

@@ -205,7 +205,7 @@ func TestAllMembersSeeAllRecords(t *testing.T) {
 	}
 	for _, m := range members {
 		for i := range members {
-			m.waitConfig(time.Second, fmt.Sprintf("lb%d", i+1), lb.Digest(i+1))
+			m.waitConfig(5*time.Second, fmt.Sprintf("lb%d", i+1), lb.Digest(i+1))
 		}
 		if got := len(m.Records()); got != len(members) {
 			t.Errorf("%s: got %d records, want %d", m.cfg.Name, got, len(members))
@@ -227,7 +227,7 @@ func TestAllMembersSeeAllRecords(t *testing.T) {
 	for round := range lb.Digest(5) {
 		members[0].Publish(lb.Report{Config: 100 + round})
 		for _, m := range members {
-			m.waitConfig(time.Second, "lb1", 100+round)
+			m.waitConfig(5*time.Second, "lb1", 100+round)
 		}
 	}
 	before := members[0].version()
@@ -295,7 +295,7 @@ func TestARecordOfWhichEveryPacketIsLostIsRepaired(t *testing.T) {
 		t.Fatalf("got config %v, want the packets to be lost", got)
 	}
 	members[0].faults.setPackets(nil)
-	members[1].waitConfig(2*time.Second, "lb1", 1)
+	members[1].waitConfig(5*time.Second, "lb1", 1)
 }
 
 func TestALargeReportArrives(t *testing.T) {
@@ -306,7 +306,7 @@ func TestALargeReportArrives(t *testing.T) {
 		want.Config = lb.Digest(round + 1)
 		members[0].Publish(want)
 		for _, m := range members[1:] {
-			m.waitConfig(2*time.Second, "lb1", want.Config)
+			m.waitConfig(5*time.Second, "lb1", want.Config)
 			for _, r := range m.Records() {
 				if r.Member == "lb1" && !slices.Equal(r.Report.Observations, want.Observations) {
 					t.Errorf("%s: the observations differ", m.cfg.Name)
@@ -319,7 +319,7 @@ func TestALargeReportArrives(t *testing.T) {
 	}
 	// A new member gets it as it joins.
 	late := launch(t, configOf("lb9", loopback(), members[1].cfg.Listen))
-	late.waitConfig(3*time.Second, "lb1", 3)
+	late.waitConfig(5*time.Second, "lb1", 3)
 }
 
 // One backend's change of many fits a packet, so it needs no stream.
@@ -328,7 +328,7 @@ func TestOnlyWhatChangedOfALargeReportIsSent(t *testing.T) {
 	members := launchAll(t, 2)
 	large := sample(5000)
 	members[0].Publish(large)
-	members[1].waitConfig(2*time.Second, "lb1", large.Config)
+	members[1].waitConfig(5*time.Second, "lb1", large.Config)
 	members[0].faults.refuseDials()
 	for round := range 10 {
 		changed := large
@@ -337,7 +337,7 @@ func TestOnlyWhatChangedOfALargeReportIsSent(t *testing.T) {
 		changed.Observations[500*round].State = lb.Up
 		changed.Observations = slices.Delete(changed.Observations, round, round+1)
 		members[0].Publish(changed)
-		members[1].waitConfig(2*time.Second, "lb1", changed.Config)
+		members[1].waitConfig(5*time.Second, "lb1", changed.Config)
 		for _, r := range members[1].Records() {
 			if r.Member == "lb1" && !slices.Equal(r.Report.Observations, changed.Observations) {
 				t.Fatalf("round %d: the observations differ", round)
@@ -352,14 +352,14 @@ func TestOneWhoMissedAChangeAsksForTheWhole(t *testing.T) {
 	members := launchAll(t, 2)
 	large := sample(5000)
 	members[0].Publish(large)
-	members[1].waitConfig(2*time.Second, "lb1", large.Config)
+	members[1].waitConfig(5*time.Second, "lb1", large.Config)
 	for config := lb.Digest(1); config <= 2; config++ {
 		large.Config = config
 		members[0].faults.setPackets(func(string) bool { return config == 1 })
 		members[0].Publish(large)
 		time.Sleep(100 * time.Millisecond)
 	}
-	members[1].waitConfig(2*time.Second, "lb1", 2)
+	members[1].waitConfig(5*time.Second, "lb1", 2)
 }
 
 func TestAReportThatIsTooLargeLeavesTheLastOneStanding(t *testing.T) {
@@ -424,7 +424,7 @@ func TestAMemberWhoseBootNumberShrankIsHeardAllTheSame(t *testing.T) {
 			second.mu.Unlock()
 			second.Publish(lb.Report{Config: 2})
 			for _, m := range members {
-				m.waitConfig(3*time.Second, "lb9", 2)
+				m.waitConfig(5*time.Second, "lb9", 2)
 				m.waitStates(3*time.Second, Alive, Alive, Alive)
 			}
 		})
@@ -553,7 +553,7 @@ func TestAHealedPartitionMerges(t *testing.T) {
 	for _, m := range members {
 		m.waitStates(6*time.Second, Alive, Alive, Alive, Alive, Alive)
 		for i := range members {
-			m.waitConfig(3*time.Second, fmt.Sprintf("lb%d", i+1), lb.Digest(i+1))
+			m.waitConfig(5*time.Second, fmt.Sprintf("lb%d", i+1), lb.Digest(i+1))
 		}
 	}
 	t.Logf("merged %v after the cut was healed", time.Since(start))
@@ -563,7 +563,7 @@ func TestACutOffMemberFallsSilentBeforeItIsDead(t *testing.T) {
 	t.Parallel()
 	members := launchAll(t, 3)
 	members[2].Publish(lb.Report{Config: 1})
-	members[0].waitConfig(time.Second, "lb3", 1)
+	members[0].waitConfig(5*time.Second, "lb3", 1)
 	cut(members[:2], members[2:])
 	start := time.Now()
 	// What is cut off knows it as fast as the others, however memberlist
@@ -574,7 +574,7 @@ func TestACutOffMemberFallsSilentBeforeItIsDead(t *testing.T) {
 	})
 	members[0].wait(4*time.Second, "silence", func() bool { return members[0].states()[2] != Alive })
 	for _, r := range members[0].Records() {
-		if silence := time.Since(r.Heard); r.Member == "lb3" && (silence < time.Second || silence > time.Since(start)+time.Second) {
+		if silence := time.Since(r.Heard); r.Member == "lb3" && (silence < time.Second || silence > time.Since(start)+3*time.Second) {
 			t.Errorf("lb3 was heard %v ago, want about %v", silence, time.Since(start))
 		}
 	}
@@ -588,7 +588,7 @@ func TestALeavingMemberSaysSoBeforeItIsGone(t *testing.T) {
 	members := launchAll(t, 3)
 	leaver := members[2]
 	leaver.Publish(lb.Report{Config: 7})
-	members[0].waitConfig(time.Second, "lb3", 7)
+	members[0].waitConfig(5*time.Second, "lb3", 7)
 	leaver.faults.setPackets(func(string) bool { return true }) // so that only what is sure can arrive
 	start := time.Now()
 	leaver.cancel()
@@ -802,8 +802,8 @@ func TestARecordThatJustFitsAPacketIsRelayed(t *testing.T) {
 		t.Fatalf("got a relay of %d bytes, want %d", got, maxPacket)
 	}
 	members[0].Publish(report)
-	members[2].waitConfig(time.Second, "lb1", report.Config)
-	members[1].waitConfig(time.Second, "lb1", report.Config)
+	members[2].waitConfig(5*time.Second, "lb1", report.Config)
+	members[1].waitConfig(5*time.Second, "lb1", report.Config)
 }
 
 func TestMembersThatDiedAreLookedForWhereTheyWere(t *testing.T) {

@@ -53,13 +53,13 @@ func TestAStepFitsAPacketWhateverTheHistory(t *testing.T) {
 	}
 	members := launchAll(t, 2)
 	members[0].Publish(eventful(1000, first))
-	members[1].waitConfig(2*time.Second, "lb1", first)
+	members[1].waitConfig(5*time.Second, "lb1", first)
 	time.Sleep(100 * time.Millisecond) // it was sent
 	members[0].faults.refuseDials()
 	for steps := first + 1; steps <= last; steps++ {
 		want := eventful(1000, steps)
 		members[0].Publish(want)
-		members[1].waitConfig(2*time.Second, "lb1", want.Config)
+		members[1].waitConfig(5*time.Second, "lb1", want.Config)
 		if got := members[1].history("lb1"); !equalHistories(got, want.Steps["web"]) {
 			t.Fatalf("after %d steps the histories differ", steps)
 		}

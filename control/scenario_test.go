@@ -259,6 +259,7 @@ func (w *world) happen(line string) {
 		w.mu.Unlock()
 	case words[0] == "restart":
 		w.stop()
+		synctest.Wait() // until it has ended
 		w.start(w.t.Context())
 	case words[0] == "drain":
 		if err := w.control.Drain(w.t.Context()); err != nil {

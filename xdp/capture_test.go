@@ -73,7 +73,7 @@ func captureOf(t *testing.T, d *Dataplane, f CaptureFilter, frames ...[]byte) *c
 		t.Fatalf("Capture: %v", err)
 	case <-begun:
 	}
-	eventually(t, "frames granted", func() error {
+	within(t, time.Minute, "frames granted", func() error {
 		var n int64
 		if err := d.ports[0].instance.grant.Get(&n); err != nil || n <= 0 {
 			return fmt.Errorf("%d, %w", n, err)
@@ -325,7 +325,7 @@ func TestACaptureFollowsItsServiceAndBackend(t *testing.T) {
 		t.Helper()
 		// What is granted between two counts is so by the tables as they are now.
 		from := sink.counted.Load()
-		eventually(t, when, func() error {
+		within(t, time.Minute, when, func() error {
 			if n := sink.counted.Load() - from; n < 2 {
 				return fmt.Errorf("counted %d times", n)
 			}

@@ -121,7 +121,7 @@ func (l *lan) check(t *testing.T, d *Dataplane, service lb.Service) *health.Chec
 	}})
 	var targets []lb.Target
 	for _, check := range vipChecks {
-		check.Via, check.Interval, check.Timeout, check.Rise, check.Fall = lb.ViaVIP, 60*time.Millisecond, 50*time.Millisecond, 4, 2
+		check.Via, check.Interval, check.Timeout, check.Rise, check.Fall = lb.ViaVIP, 200*time.Millisecond, 190*time.Millisecond, 4, 2
 		service.Check = check
 		targets = append(targets, service.Targets()...)
 	}
@@ -140,7 +140,7 @@ func (l *lan) check(t *testing.T, d *Dataplane, service lb.Service) *health.Chec
 // words in what is wrong.
 func all(t *testing.T, checker *health.Checker, when string, state lb.State, words string, types ...lb.CheckType) {
 	t.Helper()
-	eventually(t, when, func() error {
+	within(t, 30*time.Second, when, func() error {
 		var errs []error
 		for _, r := range checker.Results() {
 			said := strings.Contains(r.LastError, words) && (words == "") == (r.LastError == "")

@@ -164,13 +164,18 @@ func must(t testing.TB, err error) {
 // so long that the periodic look at everything would do.
 func eventually(t testing.TB, what string, is func() error) {
 	t.Helper()
+	within(t, resync/2, what, is)
+}
+
+func within(t testing.TB, limit time.Duration, what string, is func() error) {
+	t.Helper()
 	var err error
-	for end := time.Now().Add(resync / 2); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if err = is(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("%s: not after %s: %v", what, resync/2, err)
+	t.Fatalf("%s: not after %s: %v", what, limit, err)
 }
 
 // serve answers each connection to a VIP's port 80 with the name.

@@ -831,7 +831,7 @@ func TestEndedProbesKeepNoPorts(t *testing.T) {
 			}
 		}
 	}
-	eventually(t, "no ports kept", func() error {
+	within(t, time.Minute, "no ports kept", func() error {
 		return l.lb.Do(func() error {
 			for _, file := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
 				data, err := os.ReadFile(file)
