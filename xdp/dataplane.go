@@ -62,8 +62,8 @@ type Dataplane struct {
 
 	mu         sync.Mutex // guards what follows
 	spec       *ebpf.CollectionSpec
-	store      *store
-	numbers    space // of services
+	store      *store // nil: closed
+	numbers    space  // of services
 	pages      space
 	entries    space // of backends
 	services   map[string]*service
@@ -100,6 +100,8 @@ type resting struct {
 	until time.Time
 	then  func()
 }
+
+var errClosed = errors.New("the data plane is closed")
 
 // New loads the program and makes its maps. It attaches nothing.
 func New(cfg Config) (*Dataplane, error) {
@@ -365,6 +367,7 @@ func (d *Dataplane) end(keep bool) error {
 	}
 	if d.store != nil {
 		errs = append(errs, d.store.close())
+		d.store = nil
 	}
 	if d.netlink != nil {
 		d.netlink.Close()

@@ -126,7 +126,7 @@ func (d *Dataplane) judgeNow(now time.Time) judge {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.records
-	if r.judge.services == nil || r.judged != d.applied {
+	if d.store != nil && (r.judge.services == nil || r.judged != d.applied) {
 		r.judge, r.judged = d.newJudge(now), d.applied
 	}
 	j := r.judge

@@ -62,7 +62,7 @@ func (d *Dataplane) changeDenied(chunk []netip.Prefix, change func(*ebpf.Map, ne
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.store == nil {
-		return errors.New("the data plane is closed")
+		return errClosed
 	}
 	for _, p := range chunk {
 		if err := change(d.store.maps[bpfMapDenied], p); err != nil {

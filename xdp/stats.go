@@ -99,6 +99,9 @@ func (d *Dataplane) Verdicts() (map[Verdict]Count, error) {
 
 // verdicts needs d.mu.
 func (d *Dataplane) verdicts() (map[Verdict]Count, error) {
+	if d.store == nil {
+		return nil, errClosed
+	}
 	counters, err := newCounters(d.store.maps[bpfMapVerdicts])
 	if err != nil {
 		return nil, err

@@ -86,6 +86,9 @@ func (d *Dataplane) Apply(ctx context.Context, tables []lb.Table) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if d.store == nil {
+		return errClosed
+	}
 	d.settle(time.Now())
 	if err := d.reserve(tables); err != nil {
 		return err

@@ -2,7 +2,6 @@ package xdp
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"maps"
@@ -70,7 +69,7 @@ func (d *Dataplane) Trace(protocol lb.Protocol, source, destination netip.AddrPo
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.store == nil {
-		return Trace{}, errors.New("trace: the data plane is closed")
+		return Trace{}, fmt.Errorf("trace: %w", errClosed)
 	}
 	at, err := d.firstPort()
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -261,4 +262,37 @@ func TestRunWithoutInterfacesEndsWithItsContext(t *testing.T) {
 	if err := d.Attached(); err != nil {
 		t.Errorf("Attached: got %v, want nil: there is nothing to attach to", err)
 	}
+}
+
+// Whoever still asks at a stop, a scrape of the metrics say, gets an answer.
+func TestAClosedDataplaneSaysSo(t *testing.T) {
+	d := newDataplane(t)
+	web := table("web", lb.L2, 13, []string{vip4}, "203.0.113.1")
+	web.Alive = web.Backends
+	apply(t, d, web)
+	must(t, d.Close())
+	_, statsErr := d.Stats()
+	_, verdictsErr := d.Verdicts()
+	_, traceErr := d.Trace(lb.TCP, netip.MustParseAddrPort(client4), netip.MustParseAddrPort(vip4))
+	for what, err := range map[string]error{
+		"Stats": statsErr, "Verdicts": verdictsErr, "Trace": traceErr,
+		"Apply": d.Apply(t.Context(), []lb.Table{web}),
+		"Deny":  d.Deny([]netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}),
+	} {
+		if !errors.Is(err, errClosed) {
+			t.Errorf("%s: got %v, want %v", what, err, errClosed)
+		}
+	}
+	d.Caution(time.Second)
+	d.tellTime(time.Now())
+	d.judgeNow(time.Now())
+	if at := d.Strayed("web"); !at.IsZero() {
+		t.Errorf("Strayed: got %v, want never", at)
+	}
+	must(t, d.LearnFlows([]lb.FlowRecord{{Key: 1, Backend: 2}}))
+	must(t, d.AllFlows(func(list []lb.FlowRecord) bool {
+		t.Errorf("AllFlows: got %v, want none", list)
+		return true
+	}))
+	must(t, d.reviewRecords(time.Now()))
 }
