@@ -229,7 +229,7 @@ func TestQUICServicesTakeAllButInitialsForOlder(t *testing.T) {
 }
 
 // TestAClientsOlderConnectionsStayWhereItsAddressIsHashed: all of its connections have one
-// slot, and each a record of its own. Datagrams have one for all.
+// slot, and each a record of its own. Datagrams that are not QUIC's have one for all.
 func TestAClientsOlderConnectionsStayWhereItsAddressIsHashed(t *testing.T) {
 	d := newDataplane(t)
 	setWays(d, tracked...)
@@ -247,11 +247,26 @@ func TestAClientsOlderConnectionsStayWhereItsAddressIsHashed(t *testing.T) {
 		t.Errorf("an older connection of the client went to backend %d, want %d", got, baseBackendOf)
 	}
 
+	first := packet.UDP("198.51.100.7:3333", vip, packet.Data(firstInitial(1)))
 	apply(t, d, moving(web, settles))
-	chosenFor(t, d, packet.UDP("198.51.100.7:1111", vip))
+	if got := chosenFor(t, d, first); got != baseBackendOf {
+		t.Errorf("a client's first datagram went to backend %d, want %d: it has one record with all older ones", got, baseBackendOf)
+	}
 	apply(t, d, moving(web, hasMoved))
 	if got := chosenFor(t, d, packet.UDP("198.51.100.7:2222", vip)); got != baseBackendOf {
 		t.Errorf("another datagram of the client went to backend %d, want %d", got, baseBackendOf)
+	}
+
+	forgetRecords(t, d)
+	apply(t, d, moving(quic(web), hasMoved))
+	next := packet.UDP("198.51.100.7:3333", vip, packet.Data(short(unknown, encrypted...)))
+	for i, frame := range [][]byte{first, next} {
+		if got := chosenFor(t, d, frame); got != currentBackend {
+			t.Errorf("QUIC: packet %d of a new connection went to backend %d, want %d", i, got, currentBackend)
+		}
+	}
+	if got := chosenFor(t, d, packet.UDP("198.51.100.7:2222", vip, packet.Data(short(unknown, encrypted...)))); got != baseBackendOf {
+		t.Errorf("QUIC: an older connection of the client went to backend %d, want %d", got, baseBackendOf)
 	}
 }
 

@@ -55,8 +55,9 @@ static __always_inline enum kind older(enum kind kind, __u32 active)
 }
 
 /*
- * Of TCP every connection is a flow, whatever the service hashes: a client's older ones stay
- * where they are. Datagrams may come in fragments without ports: they go by what is hashed.
+ * Of TCP and QUIC every connection is a flow, whatever the service hashes: a client's older
+ * ones stay where they are. Other datagrams may come in fragments without ports: they go by
+ * what is hashed.
  * The VIP and the protocol are in no hash. Nobody can aim at another flow's record by them:
  * that would take knowing both hashes.
  */
@@ -69,7 +70,8 @@ static __always_inline __u64 record_key(const struct packet *packet, const struc
 	__u64 hash = to->hash;
 
 	if ((active & HASH_FIELDS) != HASH_FLOW &&
-	    (protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP)) {
+	    (protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP ||
+	     (protocol == IPPROTO_UDP && active & QUIC))) {
 		service = bpf_map_lookup_elem(&services, &index);
 		if (service)
 			hash = flow_hash(service->key[active & 1], packet->ipv6, packet->source[0],
@@ -121,7 +123,9 @@ static __always_inline enum kind kind_of(struct xdp_md *ctx, const struct packet
 	if (protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP)
 		return packet->syn ? KIND_OPENS : KIND_CONTINUES;
 	if (protocol == IPPROTO_UDP) {
-		if (is_initial(ctx, packet, finding))
+		/* Where flows share a record it says nothing of the others. */
+		if ((active & QUIC || (active & HASH_FIELDS) == HASH_FLOW) &&
+		    is_initial(ctx, packet, finding))
 			return KIND_MAY_OPEN;
 		if (active & QUIC)
 			return KIND_CONTINUES;
