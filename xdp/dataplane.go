@@ -62,8 +62,9 @@ type Dataplane struct {
 
 	mu         sync.Mutex // guards what follows
 	spec       *ebpf.CollectionSpec
-	store      *store // nil: closed
-	numbers    space  // of services
+	store      *store           // nil: closed
+	numbers    space            // of services
+	lives      map[uint32]uint8 // that backends have had, of services that are no more, by their numbers
 	pages      space
 	entries    space // of backends
 	services   map[string]*service
@@ -115,7 +116,7 @@ func New(cfg Config) (*Dataplane, error) {
 	d := &Dataplane{
 		log:      log.With("part", "xdp"),
 		mode:     cfg.Mode,
-		services: make(map[string]*service),
+		services: make(map[string]*service), lives: make(map[uint32]uint8),
 		vips:     make(map[endpoint]uint32),
 		ranges:   make(map[endpoint]bpfRanges),
 		prefixes: make(map[lb.VIP]number),

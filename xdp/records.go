@@ -273,6 +273,10 @@ func (j judge) keeps(r bpfRecord) bool {
 	return age <= limit || age > 1<<15 // used after j.now
 }
 
+// recent tells whether a record was of use just before j was made, or since: the table may
+// have turned meanwhile, and it may be worth something of which j does not know.
+func (j judge) recent(r bpfRecord) bool { return int16(r.Used-j.now) >= -1 }
+
 // reviewRecords removes the records that are over and counts the others.
 func (d *Dataplane) reviewRecords(now time.Time) error {
 	d.mu.Lock()
@@ -281,22 +285,9 @@ func (d *Dataplane) reviewRecords(now time.Time) error {
 		return nil
 	}
 	j := d.newJudge(now)
-	m := d.records.m
 	d.mu.Unlock()
 
-	turn := d.records.nextTurn()
-	var again []lb.FlowRecord
-	held, err := sift(m, func(key uint64, r bpfRecord) bool {
-		if !j.keeps(r) {
-			return false
-		}
-		s := j.services[r.Service]
-		s.held[r.Backend]++
-		if turn.has(key) && r.State&(recordConfirmed|recordLearned) == recordConfirmed && j.now-r.Used <= s.lifetime/4 {
-			again = append(again, s.flow(key, r, j.now))
-		}
-		return true
-	})
+	held, again, err := d.records.review(j)
 	if err != nil {
 		return err
 	}
@@ -332,6 +323,24 @@ func (d *Dataplane) reviewRecords(now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// review removes the records that are over by what j knows. It gives how many there are, and
+// those that the others are to be told of again.
+func (r *records) review(j judge) (held int, again []lb.FlowRecord, err error) {
+	turn := r.nextTurn()
+	held, err = sift(r.m, func(key uint64, r bpfRecord) bool {
+		if !j.keeps(r) {
+			return j.recent(r)
+		}
+		s := j.services[r.Service]
+		s.held[r.Backend]++
+		if turn.has(key) && r.State&(recordConfirmed|recordLearned) == recordConfirmed && j.now-r.Used <= s.lifetime/4 {
+			again = append(again, s.flow(key, r, j.now))
+		}
+		return true
+	})
+	return held, again, err
 }
 
 func (u *use) count(packets uint64, now time.Time) {

@@ -24,7 +24,7 @@ type service struct {
 	departed Count               // of backends that left
 
 	lifetime   uint16   // of records, in ticks; 0: there are none
-	lives      uint8    // that backends have had
+	lives      uint8    // that backends have had, of services before it with its number too
 	limit      lb.Limit // as the program has it, be it of no use any more
 	quic       lb.QUIC
 	serverIDs  map[bpfServerId]uint32 // the entries that they lead to
@@ -273,7 +273,7 @@ func (d *Dataplane) enroll(t lb.Table) error {
 		}
 		s = &service{
 			name: t.Service.Name, number: number.start, members: make(map[string]*backend), leaving: make(map[*backend]uint32),
-			serverIDs: make(map[bpfServerId]uint32),
+			serverIDs: make(map[bpfServerId]uint32), lives: d.lives[number.start],
 		}
 		d.services[s.name] = s
 	}
@@ -485,6 +485,7 @@ func (d *Dataplane) remove(s *service) error {
 		d.store.services[s.number] = bpfService{}
 		d.store.strayed[s.number] = 0
 		d.numbers.give(region{s.number, 1})
+		d.lives[s.number] = s.lives
 	})
 	d.release(s)
 	return nil

@@ -402,9 +402,56 @@ func TestRecordsEnd(t *testing.T) {
 		t.Errorf("after a FIN: state %d, want %d", r.State, recordConfirmed|recordClosing)
 	}
 	apply(t, d, moving(web, atRest))
-	must(t, d.reviewRecords(now))
+	must(t, d.reviewRecords(now.Add(2*tick)))
 	if _, r, there := recordOf(t, d); there {
 		t.Errorf("record %+v of a service all of whose slots are at rest", r)
+	}
+}
+
+// TestARecordMadeWhileRecordsAreReviewedStays: the review began before the table turned.
+func TestARecordMadeWhileRecordsAreReviewedStays(t *testing.T) {
+	d := newDataplane(t)
+	setWays(d, tracked...)
+	web := table("web", lb.L2, 13, vips(1), tracked...)
+	apply(t, d, moving(web, atRest))
+	before := d.newJudge(time.Now())
+	apply(t, d, moving(web, hasMoved))
+	d.tellTime(time.Now())
+	chosenFor(t, d, packet.TCP(client4, vips(1)[0], packet.SYN))
+	if held, _, err := d.records.review(before); err != nil || held != 1 {
+		t.Errorf("got %d records held, %v, want the one of a flow that has just begun", held, err)
+	}
+	if got := chosenFor(t, d, packet.TCP(client4, vips(1)[0], packet.ACK)); got != currentBackend {
+		t.Errorf("its second packet went to backend %d, want %d, where it began", got, currentBackend)
+	}
+}
+
+// TestARecordIsWorthNothingToAServiceThatComesLater: by the same name and with the same keys,
+// but other backends.
+func TestARecordIsWorthNothingToAServiceThatComesLater(t *testing.T) {
+	d := newDataplane(t)
+	setWays(d, tracked...)
+	vip := vips(1)[0]
+	apply(t, d, moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved))
+	chosenFor(t, d, packet.TCP(client4, vip, packet.SYN))
+	number := d.services["web"].number
+	apply(t, d)
+	time.Sleep(2 * rest) // the next one gets its number
+	setWays(d, tracked...)
+	apply(t, d, moving(table("web", lb.L2, 13, vips(1), tracked...), hasMoved))
+	if got := d.services["web"].number; got != number {
+		t.Fatalf("the service has number %d, want %d again", got, number)
+	}
+	key, r, there := recordOf(t, d)
+	if !there {
+		t.Fatal("the record is gone: the test tests nothing")
+	}
+	for index := range uint16(len(tracked)) { // whoever has that place now
+		r.Backend = index
+		must(t, d.records.m.Put(key, r))
+		if got := chosenFor(t, d, packet.TCP(client4, vip, packet.ACK)); got != baseBackendOf {
+			t.Errorf("by a record of a service that is gone, of place %d: went to backend %d, want the base, %d", index, got, baseBackendOf)
+		}
 	}
 }
 
