@@ -2,13 +2,16 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -370,8 +373,19 @@ func (c *churn) withoutTracking() {
 		sleep(limit, 100*time.Millisecond)
 		broken = len(c.broken(begin))
 	}
-	c.t.Logf("without tracking, a backend is drained: %d connections broke within %v", broken, time.Since(begin).Round(time.Millisecond))
+	resets := make(map[string]int) // by VIP
+	for _, e := range c.broken(begin) {
+		if errors.Is(e.err, syscall.ECONNRESET) {
+			resets[e.to.String()]++
+		}
+	}
+	c.t.Logf("without tracking, a backend is drained: %d connections broke within %v; reset: %v", broken, time.Since(begin).Round(time.Millisecond), resets)
 	if broken < crowdSize/10 {
 		c.t.Error("want a tenth at least")
+	}
+	for _, vip := range VIPs.All() {
+		if n := resets[netip.AddrPortFrom(vip, servicePort).String()]; n < crowdSize/50 {
+			c.t.Errorf("%d connections to %s were reset by a backend that does not know them, want many", n, vip)
+		}
 	}
 }
