@@ -132,10 +132,10 @@ type Backend struct {
 	Packets          uint64      `json:"packets"`
 	Bytes            uint64      `json:"bytes"`
 	Flows            uint64      `json:"flows"`              // opened: of TCP and SCTP
-	FlowRecords      int         `json:"flow_records"`       // that lead to it, while its service's table is in transition
-	PacketsPerSecond float64     `json:"packets_per_second"` // likewise
-	// HeldBy are the members that have flows at it, of one that gets no new ones; where
-	// there are none it is safe to stop.
+	FlowRecords      int         `json:"flow_records"`       // that lead to it
+	PacketsPerSecond float64     `json:"packets_per_second"` // while its service's table is in transition, or it gets no new flows
+	// HeldBy are the members that have flows at it, or may have, of one that gets no new
+	// ones; where there are none it is safe to stop.
 	HeldBy     List[string] `json:"held_by"`
 	SafeToStop bool         `json:"safe_to_stop"`
 	LastError  string       `json:"last_error"` // of the last check from here, or why it is held down; else empty

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -40,9 +41,9 @@ type Dataplane interface {
 	// Strayed is when a packet of the service last went elsewhere than new flows of
 	// its slot do. Zero: never.
 	Strayed(service string) time.Time
-	// Holds gives the backends of a service with slots in transition that flows are
-	// still at.
-	Holds(service string) []string
+	// Holds gives those of a service's backends that flows are still at, or may be. Those
+	// asked about are watched from then on, and others not any more.
+	Holds(service string, backends []string) []string
 	// Caution has flows that begin within so long go where every node finds them without
 	// a record. It replaces the one before: 0 ends it.
 	Caution(lasts time.Duration)
@@ -166,6 +167,7 @@ func New(cfg Config) *Controller {
 		begun:    time.Now(),
 	}
 	c.Log = cfg.Log.With("part", "control")
+	c.Histories = maps.Clone(cfg.Histories)
 	c.orders.merge(cfg.Orders, func(_, _ lb.Order) {})
 	c.status.Store(&Status{})
 	if cfg.Registerer != nil {

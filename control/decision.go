@@ -84,7 +84,8 @@ type decision struct {
 	digest   lb.Digest // of the table but for its bases
 	bases    laid
 	history  lb.History
-	heldBy   map[string][]string // backends in no slot: members that have flows there
+	aside    []string            // backends that live and get no new flows, sorted
+	heldBy   map[string][]string // of these: members that have flows there
 	judged   bool                // once there was a verdict on every backend
 	panic    string              // why health is ignored; empty where it is not
 	obstacle obstacle            // why its VIPs must not be announced
@@ -194,10 +195,12 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 			continue
 		}
 		alive = append(alive, b.Backend)
-		if !aside {
-			b.Weight = b.WeightNow()
-			usable = append(usable, b.Backend)
+		if aside {
+			d.aside = append(d.aside, b.Name)
+			continue
 		}
+		b.Weight = b.WeightNow()
+		usable = append(usable, b.Backend)
 	}
 	switch need := s.MinHealthy.Of(inService); {
 	case inService == 0:

@@ -23,7 +23,8 @@ type passage struct {
 	revision int        // of it
 	own      []lb.Backend
 	known    bool     // own is known: the service was judged
-	held     []string // backends in no slot that flows are still at here
+	watched  []string // backends that get no new flows
+	held     []string // those of them that older ones are still at here
 	quiet    bool     // no packet has come here for a while that an earlier step mattered to
 
 	course course
@@ -250,7 +251,14 @@ func (p *passage) told() (lb.History, bool) {
 	if len(p.history.Steps) > 1 {
 		h.Steps = p.history.Steps
 	}
-	return h, h.Steps != nil || !h.Begin.IsZero()
+	return h, h.Steps != nil || !h.Begin.IsZero() || len(h.Held) > 0
+}
+
+// forget makes the passage one that nothing is known of. It tells whether something was.
+func (p *passage) forget() bool {
+	known := len(p.history.Steps) > 0 || !p.history.Begin.IsZero()
+	*p = passage{watched: p.watched}
+	return known
 }
 
 // numbers gives backends of all steps a number each. Another address is another backend.
@@ -373,18 +381,31 @@ func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
 // service's steps and what is new here. It tells whether the steps are others now. It
 // needs c.stepping.
 func (c *Controller) pass(d *decision, records, others []lb.Record, now time.Time) (changed bool) {
-	name, lifetime := d.service.Name, d.service.Lifetime()
-	if d.service.Tracking == lb.TrackNone {
-		_, changed = c.passages[name]
-		delete(c.passages, name)
-		d.table.Bases, d.bases, d.history, d.heldBy = nil, laid{}, lb.History{}, nil
-		return changed
-	}
+	name := d.service.Name
 	p := c.passages[name]
 	if p == nil {
 		p = &passage{history: c.Histories[name]}
+		delete(c.Histories, name) // one of this name that comes later begins anew
 		c.passages[name] = p
 	}
+	if d.service.Tracking == lb.TrackNone {
+		changed = p.forget()
+		d.table.Bases = nil
+	} else {
+		changed = c.trackChanges(p, d, records, others, now)
+	}
+	d.bases, d.history = p.laid, p.history
+	p.held, d.heldBy = nil, nil
+	if len(d.aside)+len(p.watched) > 0 {
+		p.held, p.watched = c.Dataplane.Holds(name, d.aside), d.aside
+		d.heldBy = heldBy(d, c.Node, p.held, others)
+	}
+	return changed
+}
+
+// trackChanges is pass for a service of whose flows there are records.
+func (c *Controller) trackChanges(p *passage, d *decision, records, others []lb.Record, now time.Time) (changed bool) {
+	name, lifetime := d.service.Name, d.service.Lifetime()
 	h := p.history
 	for _, r := range records {
 		if told, there := r.Report.Steps[name]; there && r.Member != c.Node && !holds(h, told) {
@@ -402,12 +423,6 @@ func (c *Controller) pass(d *decision, records, others []lb.Record, now time.Tim
 		changed = p.step(stepSet(d.table.Backends, d.table.Alive), now, lifetime) || changed
 	}
 	p.lay(&d.table, d.digest, now)
-	d.bases, d.history = p.laid, p.history
-	p.held, d.heldBy = nil, nil
-	if p.laid.transition > 0 {
-		p.held = aside(d.table, c.Dataplane.Holds(name))
-		d.heldBy = heldBy(d.table, c.Node, p.held, others)
-	}
 	return changed
 }
 
@@ -444,30 +459,21 @@ func (c *Controller) steps() map[string]lb.History {
 	return all
 }
 
-// aside gives those of names that live and are in no slot.
-func aside(t lb.Table, names []string) []string {
-	var list []string
-	for _, name := range names {
-		_, lives := slices.BinarySearchFunc(t.Alive, name, byName)
-		_, in := slices.BinarySearchFunc(t.Backends, name, byName)
-		if lives && !in {
-			list = append(list, name)
-		}
-	}
-	return list
-}
-
-// heldBy gives, of each backend that lives in no slot, the members that have flows there,
-// sorted.
-func heldBy(t lb.Table, self string, held []string, others []lb.Record) map[string][]string {
+// heldBy gives, of each backend that gets no new flows, the members that have older ones
+// there, sorted; and those whose table is another one, which may have new ones there.
+func heldBy(d *decision, self string, held []string, others []lb.Record) map[string][]string {
 	by := make(map[string][]string)
 	for _, name := range held {
 		by[name] = []string{self}
 	}
+	service, ours := d.service.Name, d.digest^d.bases.digest
 	for _, r := range others {
-		for _, name := range aside(t, r.Report.Steps[t.Service.Name].Held) {
-			by[name] = append(by[name], r.Member)
-			slices.Sort(by[name])
+		table, told := r.Report.Tables[service]
+		for _, name := range d.aside {
+			if told && table != ours || slices.Contains(r.Report.Steps[service].Held, name) {
+				by[name] = append(by[name], r.Member)
+				slices.Sort(by[name])
+			}
 		}
 	}
 	return by

@@ -592,7 +592,9 @@ func (w *world) Strayed(string) time.Time {
 	return time.Time{}
 }
 
-func (w *world) Holds(string) []string { return w.holds }
+func (w *world) Holds(_ string, of []string) []string {
+	return slices.DeleteFunc(slices.Clone(of), func(name string) bool { return !slices.Contains(w.holds, name) })
+}
 
 func (w *world) Caution(lasts time.Duration) {
 	w.mu.Lock()

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -160,7 +159,7 @@ func (d *Dataplane) endLives(s *service, t lb.Table) {
 	}
 }
 
-// use is what a backend of a service with records is of use for.
+// use is what a backend that is watched, or of a service with records, is of use for.
 type use struct {
 	records int       // that lead to it
 	packets uint64    // when last counted
@@ -307,7 +306,7 @@ func (d *Dataplane) reviewRecords(now time.Time) error {
 	for _, s := range d.services {
 		of := j.services[uint16(s.number)]
 		for _, b := range s.members {
-			if s.lifetime == 0 {
+			if s.lifetime == 0 && !b.watched {
 				b.use = use{}
 				continue
 			}
@@ -406,23 +405,30 @@ func (d *Dataplane) Strayed(service string) time.Time {
 // inUse is how long after its last packet a backend counts as in use.
 const inUse = time.Minute
 
-// Holds gives the backends of a service with slots in transition that flows are still at:
-// with records, or with packets in the last minute.
-func (d *Dataplane) Holds(service string) []string {
+// Holds gives those of a service's backends that flows are still at: with records, or with
+// packets in the last minute, or not known to be without. Those asked about are watched from
+// then on, be no slot in transition; others not any more.
+func (d *Dataplane) Holds(service string, backends []string) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := d.services[service]
-	if s == nil || s.lifetime == 0 {
-		return nil
+	if s == nil {
+		return backends
 	}
-	var names []string
-	for name, b := range s.members {
-		if b.use.records > 0 || b.use.counted.IsZero() || time.Since(b.use.last) < inUse {
-			names = append(names, name)
+	for _, b := range s.members {
+		b.watched = false
+	}
+	var held []string
+	for _, name := range backends {
+		b := s.members[name]
+		if b != nil {
+			b.watched = true
+		}
+		if b == nil || b.use.records > 0 || b.use.counted.IsZero() || time.Since(b.use.last) < inUse {
+			held = append(held, name)
 		}
 	}
-	slices.Sort(names)
-	return names
+	return held
 }
 
 // inheritRecords takes over the records of the program before, whose process numbered
@@ -500,8 +506,8 @@ type RecordStats struct {
 	Learned                                        uint64 // records of other nodes that were taken
 }
 
-// Use is what a backend is of use for, while its service has slots in transition: as of the
-// last look, some seconds ago.
+// Use is what a backend is of use for, while its service has slots in transition or it gets
+// no new flows: as of the last look, some seconds ago.
 type Use struct {
 	Records int     // that lead to it
 	Rate    float64 // packets a second
@@ -523,13 +529,16 @@ func (d *Dataplane) recordStats() (RecordStats, error) {
 	return stats, nil
 }
 
-// uses are those of the backends of a service that has slots in transition.
+// uses are those of the backends that are watched, or all where slots are in transition.
 func (s *service) uses() map[string]Use {
-	if s.lifetime == 0 {
-		return nil
-	}
-	uses := make(map[string]Use, len(s.members))
+	var uses map[string]Use
 	for name, b := range s.members {
+		if s.lifetime == 0 && !b.watched {
+			continue
+		}
+		if uses == nil {
+			uses = make(map[string]Use)
+		}
 		uses[name] = Use{b.use.records, b.use.rate}
 	}
 	return uses

@@ -31,7 +31,7 @@ type ServiceStats struct {
 	Count
 	Backends map[string]Count
 	QUIC     *QUICStats     // nil: connection IDs are not looked at
-	Uses     map[string]Use // of the backends; nil: no slot is in transition
+	Uses     map[string]Use // of backends that get no new flows; of all while slots are in transition
 }
 
 // tally is what a backend was counted for, wherever its entry was.

@@ -51,7 +51,9 @@ type backend struct {
 
 	life  uint8 // that its records have
 	lives bool  // flows at it are let live
-	use   use
+	// watched: packets to it are counted for Holds, be its service without records.
+	watched bool
+	use     use
 }
 
 // lifeBits are the life as it stands in the entry.

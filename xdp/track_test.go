@@ -426,6 +426,37 @@ func TestARecordMadeWhileRecordsAreReviewedStays(t *testing.T) {
 	}
 }
 
+// TestABackendIsHeldWhilePacketsCome: also by what is no record's, as by connection IDs, and
+// where no slot is in transition.
+func TestABackendIsHeldWhilePacketsCome(t *testing.T) {
+	d := newDataplane(t)
+	setWays(d, tracked...)
+	web := moving(table("web", lb.L2, 13, vips(1), tracked...), atRest)
+	held := func(when string, want bool) {
+		t.Helper()
+		if got := len(d.Holds("web", tracked[:1])) > 0; got != want {
+			t.Errorf("%s: held %t, want %t", when, got, want)
+		}
+	}
+	held("before there is a table", true)
+	apply(t, d, web)
+	held("before anybody has looked", true)
+	must(t, d.reviewRecords(time.Now().Add(-2*inUse)))
+	held("without a packet", false)
+	chosenFor(t, d, packet.TCP(client4, vips(1)[0], packet.ACK))
+	must(t, d.reviewRecords(time.Now()))
+	held("after a packet", true)
+	must(t, d.reviewRecords(time.Now()))
+	if uses := d.services["web"].uses(); len(uses) != 1 {
+		t.Errorf("uses: got %v, want that of the backend that is watched", uses)
+	}
+	d.Holds("web", nil)
+	must(t, d.reviewRecords(time.Now()))
+	if uses := d.services["web"].uses(); uses != nil {
+		t.Errorf("uses: got %v, want none: nobody is watched", uses)
+	}
+}
+
 // TestARecordIsWorthNothingToAServiceThatComesLater: by the same name and with the same keys,
 // but other backends.
 func TestARecordIsWorthNothingToAServiceThatComesLater(t *testing.T) {

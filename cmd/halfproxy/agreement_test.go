@@ -248,6 +248,6 @@ func (s *simulation) Attached() error { return nil }
 
 func (s *simulation) Strayed(string) time.Time { return time.Time{} }
 
-func (s *simulation) Holds(string) []string { return nil }
+func (s *simulation) Holds(string, []string) []string { return nil }
 
 func (s *simulation) Caution(time.Duration) {}
