@@ -154,12 +154,12 @@ func TestTheConsoleShowsHowThingsStand(t *testing.T) {
 	})
 	s.log.Warn("backend changed", "backend", "web1", "state", "down")
 	row := `document.querySelector('[data-key="web"] tr[data-key="web1"]')`
-	took := p.Until(3*time.Second, row+`.querySelector(".s.bad")?.textContent === "down" && `+row+`.innerText.includes("no answer within 1s")`)
+	took := p.Until(30*time.Second, row+`.querySelector(".s.bad")?.textContent === "down" && `+row+`.innerText.includes("no answer within 1s")`)
 	t.Logf("a backend that goes down is shown after %v", took.Round(time.Millisecond))
-	p.Until(3*time.Second, `document.querySelector("#log li")?.textContent.includes("backend changed")`)
+	p.Until(30*time.Second, `document.querySelector("#log li")?.textContent.includes("backend changed")`)
 
-	p.Until(10*time.Second, `document.querySelector("#traffic svg .chart-line")`)
-	p.Until(10*time.Second, `/forwarded: (9\d\d|1\d\d\d|1\.\d k|2k) packets/.test(document.querySelector("#traffic").textContent)`)
+	p.Until(30*time.Second, `document.querySelector("#traffic svg .chart-line")`)
+	p.Until(30*time.Second, `/forwarded: (9\d\d|1\d\d\d|1\.\d k|2k) packets/.test(document.querySelector("#traffic").textContent)`)
 	s.picture(t, p, "light")
 	p.Prefer("color-scheme", "dark")
 	s.picture(t, p, "dark")
@@ -181,7 +181,7 @@ func TestTheConsoleTakesTextsForTexts(t *testing.T) {
 	s := newStage(t, st)
 	s.log.With("part", evil).Error(evil, evil, evil)
 	p := open(t, s)
-	p.Until(5*time.Second, `document.querySelector("#log li")`)
+	p.Until(30*time.Second, `document.querySelector("#log li")`)
 	p.Press("?")
 	time.Sleep(1500 * time.Millisecond) // for the page to be drawn once more
 	if got := p.Eval(`document.title`); strings.HasPrefix(got, "owned") {
@@ -243,7 +243,7 @@ func TestTheConsoleIsUsedByKeys(t *testing.T) {
 	}
 	s.log.Warn("something else")
 	p := open(t, s)
-	p.Until(5*time.Second, `document.querySelectorAll("#log li").length === 4`)
+	p.Until(30*time.Second, `document.querySelectorAll("#log li").length === 4`)
 
 	p.Press("Tab")
 	if got := p.Eval(`document.activeElement.className`); got != "skip" {
@@ -257,16 +257,16 @@ func TestTheConsoleIsUsedByKeys(t *testing.T) {
 	for _, key := range "else" {
 		p.Press(string(key))
 	}
-	p.Until(5*time.Second, `document.querySelectorAll("#log li").length === 1`)
+	p.Until(30*time.Second, `document.querySelectorAll("#log li").length === 1`)
 	time.Sleep(1500 * time.Millisecond) // the page is drawn once more
 	if got := p.Eval(`document.activeElement.value`); got != "else" {
 		t.Errorf("the filter after news: got %q, want what was typed", got)
 	}
 	p.Press("Escape")
 	p.Press("?")
-	p.Until(5*time.Second, `document.querySelector("#keys").open`)
+	p.Until(30*time.Second, `document.querySelector("#keys").open`)
 	p.Press("Escape")
-	p.Until(5*time.Second, `!document.querySelector("#keys").open`)
+	p.Until(30*time.Second, `!document.querySelector("#keys").open`)
 }
 
 // Contrast by WCAG 2.1: of every text with what is behind it.
@@ -289,7 +289,7 @@ func TestTheConsoleCanBeReadByAnyone(t *testing.T) {
 	s.log.Error("all levels")
 	s.log.Info("all levels")
 	p := open(t, s)
-	p.Until(5*time.Second, `document.querySelectorAll("#log li").length === 2`)
+	p.Until(30*time.Second, `document.querySelectorAll("#log li").length === 2`)
 	for _, scheme := range []string{"light", "dark"} {
 		p.Prefer("color-scheme", scheme)
 		if got := p.Eval(contrast); got != "" {
@@ -322,7 +322,7 @@ func TestTheConsoleSaysWhenTheNodeIsGoneAndComesBackByItself(t *testing.T) {
 	if err := s.stop(); err != nil {
 		t.Fatal(err)
 	}
-	p.Until(20*time.Second, `!document.querySelector("#gone").hidden && document.querySelector("#gone").textContent.includes("lb1 does not answer") && document.querySelector("main.stale")`)
+	p.Until(30*time.Second, `!document.querySelector("#gone").hidden && document.querySelector("#gone").textContent.includes("lb1 does not answer") && document.querySelector("main.stale")`)
 	s.picture(t, p, "gone")
 
 	cfg := config(t)
