@@ -145,11 +145,46 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		previous.service = s // how it is announced may have changed
 		return previous
 	}
-	d := decision{service: s, orders: orders, judged: previous.judged}
+	d := decision{service: s, orders: orders}
+	inService, healthy, down, unknown := d.takeStock(verdicts, &previous)
+	d.judged = previous.judged || unknown == 0
+	switch up := inService - down; {
+	case up*100 < s.PanicBelow*inService:
+		d.panic = fmt.Sprintf("%d of %d backends up, less than panic_below of %d%%", up, inService, s.PanicBelow)
+	case s.UseAll && up == 0 && inService > 0:
+		d.panic = fmt.Sprintf("0 of %d backends up, and none_healthy is use_all", inService)
+	}
+	usable, alive := d.inUse(verdicts)
 
-	var inService, healthy, down, unknown int // of the backends with a weight
-	for i, b := range s.Backends {
-		j, order := verdicts[s.targets[i]], orders.backend(i)
+	switch need := s.MinHealthy.Of(inService); {
+	case inService == 0:
+		d.obstacle = obstacle{causeNoWeight, "every backend has weight 0 or is drained"}
+	case !d.judged:
+		// The other members may know more: until we do, our table is not theirs.
+		d.obstacle = obstacle{causeUnjudged, fmt.Sprintf("%d of %d backends are not judged yet", unknown, inService)}
+	case len(usable) == 0:
+		d.obstacle = obstacle{causeNoBackend, "no backend is up"}
+	case healthy < need && d.panic == "":
+		d.obstacle = obstacle{causeMinHealthy, fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)}
+	}
+	if orders.service.Action == lb.Drain {
+		d.obstacle.reason = orders.service.String()
+		d.obstacle.cause = cmp.Or(d.obstacle.cause, causeDrained)
+	}
+
+	if len(usable) == 0 && d.judged {
+		// Nobody is to come any more, but who is there can stay.
+		usable = withWeight(alive)
+	}
+	d.build(usable, alive, hashKey(secret, s.Name), previous)
+	return d
+}
+
+// takeStock notes how each backend stands, and counts those that are in service, which
+// are all but the drained ones, and of these how many are up, down and not judged.
+func (d *decision) takeStock(verdicts []judgement, previous *decision) (inService, healthy, down, unknown int) {
+	for i, b := range d.service.Backends {
+		j, order := verdicts[d.service.targets[i]], d.orders.backend(i)
 		if order.Action == lb.Weigh {
 			b.Weight = order.Weight
 		}
@@ -178,20 +213,16 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		}
 		d.backends = append(d.backends, status)
 	}
-	d.judged = d.judged || unknown == 0
-	switch up := inService - down; {
-	case up*100 < s.PanicBelow*inService:
-		d.panic = fmt.Sprintf("%d of %d backends up, less than panic_below of %d%%", up, inService, s.PanicBelow)
-	case s.UseAll && up == 0 && inService > 0:
-		d.panic = fmt.Sprintf("0 of %d backends up, and none_healthy is use_all", inService)
-	}
-	panicking := d.panic != ""
+	return inService, healthy, down, unknown
+}
 
-	var usable, alive []lb.Backend
+// inUse gives the backends that get new flows, with the weights that they have now, and
+// those that older ones can be at.
+func (d *decision) inUse(verdicts []judgement) (usable, alive []lb.Backend) {
 	for i, b := range d.backends {
-		aside := b.State == lb.Draining || b.State == lb.Drained
-		up := b.State == lb.Up || aside && verdicts[s.targets[i]].state != lb.Down
-		if b.Order.Action == lb.Fail || !up && !panicking {
+		aside := b.State.Aside()
+		up := b.State == lb.Up || aside && verdicts[d.service.targets[i]].state != lb.Down
+		if b.Order.Action == lb.Fail || !up && d.panic == "" {
 			continue
 		}
 		alive = append(alive, b.Backend)
@@ -202,41 +233,31 @@ func decide(s planned, verdicts []judgement, orders directives, secret []byte, p
 		b.Weight = b.WeightNow()
 		usable = append(usable, b.Backend)
 	}
-	switch need := s.MinHealthy.Of(inService); {
-	case inService == 0:
-		d.obstacle = obstacle{causeNoWeight, "every backend has weight 0 or is drained"}
-	case !d.judged:
-		// The other members may know more: until we do, our table is not theirs.
-		d.obstacle = obstacle{causeUnjudged, fmt.Sprintf("%d of %d backends are not judged yet", unknown, inService)}
-	case len(usable) == 0:
-		d.obstacle = obstacle{causeNoBackend, "no backend is up"}
-	case healthy < need && !panicking:
-		d.obstacle = obstacle{causeMinHealthy, fmt.Sprintf("%d of %d backends up, min_healthy asks for %d", healthy, inService, need)}
-	}
-	if orders.service.Action == lb.Drain {
-		d.obstacle.reason = orders.service.String()
-		d.obstacle.cause = cmp.Or(d.obstacle.cause, causeDrained)
-	}
+	return usable, alive
+}
 
-	if len(usable) == 0 && d.judged {
-		// Nobody is to come any more, but who is there can stay.
-		usable = withWeight(alive)
-	}
-	d.table = lb.Table{Service: s.Service, Backends: usable, Alive: alive, HashKey: hashKey(secret, s.Name)}
-	if was := previous.table; slices.Equal(usable, was.Backends) && d.table.HashKey == was.HashKey && s.HashFields() == was.Service.HashFields() {
+// build makes the table, or takes over the previous one.
+func (d *decision) build(usable, alive []lb.Backend, key [16]byte, previous decision) {
+	s, was := d.service, previous.table
+	d.table = lb.Table{Service: s.Service, Backends: usable, Alive: alive, HashKey: key}
+	if slices.Equal(usable, was.Backends) && key == was.HashKey && s.HashFields() == was.Service.HashFields() {
 		d.table.Slots, d.digest = was.Slots, previous.digest
-		if s.QUIC != was.Service.QUIC || !slices.Equal(alive, was.Alive) {
-			d.digest = d.table.Digest()
+		if s.QUIC == was.Service.QUIC && slices.Equal(alive, was.Alive) {
+			return
 		}
-		return d
+	} else {
+		d.table.Slots = slots(s.Name, usable, maglev.DefaultSize)
 	}
-	weighted := make([]maglev.Backend, len(usable))
-	for i, b := range usable {
+	d.digest = d.table.Digest()
+}
+
+// slots are those of a service's table of some backends.
+func slots(service string, backends []lb.Backend, size int) []uint16 {
+	weighted := make([]maglev.Backend, len(backends))
+	for i, b := range backends {
 		weighted[i] = maglev.Backend{Name: b.Name, Weight: b.Weight}
 	}
-	d.table.Slots = maglev.Table(s.Name, weighted, maglev.DefaultSize)
-	d.digest = d.table.Digest()
-	return d
+	return maglev.Table(service, weighted, size)
 }
 
 // withWeight gives backends a weight that have none.

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/halfproxy/halfproxy/lb"
-	"github.com/halfproxy/halfproxy/maglev"
 	"github.com/halfproxy/halfproxy/track"
 )
 
@@ -515,11 +514,7 @@ func (c *course) table(service string, set []lb.Backend, size int, was tables) [
 	key := setKey(set)
 	table, built := was[key]
 	if !built {
-		weighted := make([]maglev.Backend, len(set))
-		for i, b := range set {
-			weighted[i] = maglev.Backend{Name: b.Name, Weight: b.Weight}
-		}
-		table = maglev.Table(service, weighted, size)
+		table = slots(service, set, size)
 	}
 	c.tables[key] = table
 	return table

@@ -216,6 +216,9 @@ const (
 	Drained
 )
 
+// Aside tells whether a backend in this state is kept from new flows on purpose.
+func (s State) Aside() bool { return s == Draining || s == Drained }
+
 func (s State) String() string {
 	switch s {
 	case Unknown:

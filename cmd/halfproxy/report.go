@@ -76,7 +76,6 @@ func (n *node) status() admin.Status {
 		for _, b := range service.Backends {
 			traffic := stats.Services[service.Name].Backends[b.Name]
 			use, held := stats.Services[service.Name].Uses[b.Name], service.HeldBy[b.Name]
-			aside := b.State == lb.Draining || b.State == lb.Drained
 			order := ""
 			if b.Order != (lb.Order{}) {
 				order = b.Order.String()
@@ -86,7 +85,7 @@ func (n *node) status() admin.Status {
 				Name:  b.Name, Address: b.Address, Weight: b.Weight, WeightNow: b.WeightNow(), State: b.State.String(),
 				HealthyObservers: b.Up, Observers: b.Observers, Seen: seen[service.Name][b.Name],
 				Packets: traffic.Packets, Bytes: traffic.Bytes, Flows: traffic.Flows,
-				FlowRecords: use.Records, PacketsPerSecond: use.Rate, HeldBy: held, SafeToStop: aside && len(held) == 0,
+				FlowRecords: use.Records, PacketsPerSecond: use.Rate, HeldBy: held, SafeToStop: b.State.Aside() && len(held) == 0,
 				LastError: lastErrors[[2]string{service.Name, b.Name}],
 			})
 		}
