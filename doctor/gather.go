@@ -291,10 +291,6 @@ func everyVIP(services []lb.Service) []lb.VIP {
 	return slices.Compact(list)
 }
 
-// ourProtocol marks a node's own routes: blackholes, and those that its checks by way of
-// VIPs go by.
-const ourProtocol = 176
-
 // ownRoutes finds what this host's routes do with a VIP: a local one that takes
 // it in, one of its own that sends it somewhere.
 func ownRoutes(vip lb.VIP, byIndex map[int]*netlink.LinkAttrs) (local, away string) {
@@ -319,7 +315,7 @@ func ownRoutes(vip lb.VIP, byIndex map[int]*netlink.LinkAttrs) (local, away stri
 		return local, ""
 	}
 	for _, r := range routes {
-		if r.Type != unix.RTN_UNICAST || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == ourProtocol {
+		if r.Type != unix.RTN_UNICAST || r.Protocol == unix.RTPROT_KERNEL || r.Protocol == lb.KernelProtocol {
 			continue
 		}
 		away = alone.String()

@@ -79,7 +79,7 @@ func uncheckedBackend(cfg BackendConfig, h host) []string {
 	}{{"IPv4", true, h.exits4}, {"IPv6", false, h.exits6}} {
 		at := slices.IndexFunc(cfg.VIPs, func(v lb.VIP) bool { return v.Addr().Is4() == family.ipv4 })
 		if at >= 0 && len(family.exits) == 0 {
-			lines = append(lines, fmt.Sprintf("whether answers of VIP %s find to all clients: there is no %s default route", cfg.VIPs[at], family.name))
+			lines = append(lines, fmt.Sprintf("whether answers from VIP %s reach all clients: there is no %s default route", cfg.VIPs[at], family.name))
 		}
 	}
 	return lines

@@ -84,8 +84,8 @@ func TestWhatIsNotKnownOfABackendIsSaid(t *testing.T) {
 	cfg.Running, h.exits4, h.exits6 = false, nil, nil
 	want := []string{
 		"VIPs on lo, ARP, decapsulation and MSS: `halfproxy backend` does not run",
-		"whether answers of VIP 203.0.113.10 find to all clients: there is no IPv4 default route",
-		"whether answers of VIP 2001:db8::10 find to all clients: there is no IPv6 default route",
+		"whether answers from VIP 203.0.113.10 reach all clients: there is no IPv4 default route",
+		"whether answers from VIP 2001:db8::10 reach all clients: there is no IPv6 default route",
 	}
 	if got := uncheckedBackend(cfg, h); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)

@@ -1,6 +1,10 @@
 package doctor
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/halfproxy/halfproxy/lb"
+)
 
 // vips judges what this host's own kernel does with packets for them. Those that
 // the program does not see, or passes on, come to it.
@@ -33,7 +37,7 @@ func vips(cfg Config, h host) []Finding {
 			found = append(found, Finding{
 				Check: "vip", Severity: Warning,
 				What:   fmt.Sprintf("VIP %s: has a route of its own (%s): packets loop over it whenever the program is away", v, v.route),
-				Remedy: fmt.Sprintf("ip route del %s && ip route replace blackhole %s proto %d", v.route, v.Prefix, ourProtocol),
+				Remedy: fmt.Sprintf("ip route del %s && ip route replace blackhole %s proto %d", v.route, v.Prefix, lb.KernelProtocol),
 			})
 		}
 	}

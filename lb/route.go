@@ -64,3 +64,8 @@ func (r Route) IsAround(prefix netip.Prefix) bool { return r.Aggregate && r.Pref
 func (r Route) IsFor(peer netip.Addr) bool {
 	return (len(r.Peers) == 0 || slices.Contains(r.Peers, peer)) && !slices.Contains(r.Suppressed, peer)
 }
+
+// KernelProtocol marks the routes (RTA_PROTOCOL) and neighbours (NDA_PROTOCOL) that nodes
+// put into the kernel: those of a process that crashed are known again. 176 is nobody's in
+// iproute2's rt_protos or FRR.
+const KernelProtocol = 176

@@ -103,10 +103,12 @@ func bgp(line, guess func(string, ...any), h Host, o Options) {
 	}
 	line("%sbgp:", mark)
 	number("  ", o.ASN, ourASN)
-	if !id.IsValid() {
+	if id.IsValid() {
+		line("%s  # GUESS: the first IPv4 address of %s.", mark, h.Interface)
+	} else {
 		id = netip.MustParseAddr("192.0.2.1")
+		line("%s  # PLACEHOLDER: an IPv4 address, unique among the routers.", mark)
 	}
-	line("%s  # GUESS: the first IPv4 address of %s.", mark, h.Interface)
 	line("%s  router_id: %v", mark, id)
 	line("%s  peers:", mark)
 	if !known {

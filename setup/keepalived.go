@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // directive is a line of a configuration of keepalived, with its block.
@@ -433,8 +435,8 @@ func (c *converter) finish(d directive, s service) {
 		}
 		line("      - {name: %s, address: %q%s}", b.name, b.address, weight)
 	}
-	if most > mostWeight {
-		c.note(d, "weights are scaled down to %d at most", mostWeight)
+	if most > lb.MaxWeight {
+		c.note(d, "weights are scaled down to %d at most", lb.MaxWeight)
 	}
 	line("    check: {%s, interval: %s}", c.withTimeout(d, check, s.interval), s.interval)
 	if s.quorum != "" && s.quorum != "1" {
@@ -446,14 +448,11 @@ func (c *converter) finish(d directive, s service) {
 	}
 }
 
-// mostWeight is config's limit.
-const mostWeight = 10000
-
 // scaled keeps the ratios of weights that are small, with room between them.
 func scaled(weight, most int) int {
 	switch {
-	case most > mostWeight:
-		return weight * mostWeight / most
+	case most > lb.MaxWeight:
+		return weight * lb.MaxWeight / most
 	case most <= 100:
 		return weight * 100
 	}

@@ -11,12 +11,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// ourProtocol marks our routes (RTA_PROTOCOL) and neighbours (NDA_PROTOCOL): those
-// of a process that crashed are known again. 176 is nobody's in iproute2's
-// rt_protos or FRR.
-const ourProtocol = 176
+	"github.com/halfproxy/halfproxy/lb"
+)
 
 // blackholePriority, the routes' metric, leaves room before them. It is the one
 // that IPv6 routes have that are given none.
@@ -44,7 +41,7 @@ func (b *blackholes) look() error {
 	}
 	there := make(map[netip.Prefix]bool)
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		filter := &netlink.Route{Protocol: ourProtocol, Type: unix.RTN_BLACKHOLE}
+		filter := &netlink.Route{Protocol: lb.KernelProtocol, Type: unix.RTN_BLACKHOLE}
 		routes, err := b.netlink.RouteListFiltered(family, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE)
 		if err != nil {
 			return fmt.Errorf("list blackhole routes: %w", err)
@@ -132,7 +129,7 @@ func blackhole(prefix netip.Prefix) *netlink.Route {
 	return &netlink.Route{
 		Dst:      &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())},
 		Type:     unix.RTN_BLACKHOLE,
-		Protocol: ourProtocol,
+		Protocol: lb.KernelProtocol,
 		Priority: blackholePriority,
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/halfproxy/halfproxy/lb"
 )
 
 // keepNeighbour has the kernel resolve a neighbour, and keep it resolved where it
@@ -16,7 +18,7 @@ func keepNeighbour(key neighbour) error {
 	request.AddData(&netlink.Ndmsg{Family: uint8(family(key.address)), Index: uint32(key.ifindex), Flags: netlink.NTF_USE})
 	request.AddData(nl.NewRtAttr(netlink.NDA_DST, key.address.AsSlice()))
 	request.AddData(nl.NewRtAttr(netlink.NDA_FLAGS_EXT, nl.Uint32Attr(netlink.NTF_EXT_MANAGED)))
-	request.AddData(nl.NewRtAttr(netlink.NDA_PROTOCOL, []byte{ourProtocol}))
+	request.AddData(nl.NewRtAttr(netlink.NDA_PROTOCOL, []byte{lb.KernelProtocol}))
 	if _, err := request.Execute(unix.NETLINK_ROUTE, 0); err != nil {
 		return fmt.Errorf("have the kernel keep neighbour %s: %w", key.address, err)
 	}
@@ -43,7 +45,7 @@ func keptNeighbours() ([]neighbour, error) {
 		}
 		address, ok := netip.AddrFromSlice(entry.IP)
 		for _, a := range attributes {
-			if ok && a.Attr.Type == netlink.NDA_PROTOCOL && a.Value[0] == ourProtocol {
+			if ok && a.Attr.Type == netlink.NDA_PROTOCOL && a.Value[0] == lb.KernelProtocol {
 				kept = append(kept, neighbour{entry.LinkIndex, address.Unmap()})
 			}
 		}

@@ -593,7 +593,7 @@ func blackholesIn(t *testing.T, ns *netns.NS) []string {
 	var found []string
 	must(t, ns.Do(func() error {
 		for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
-			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: ourProtocol}, netlink.RT_FILTER_PROTOCOL)
+			routes, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: lb.KernelProtocol}, netlink.RT_FILTER_PROTOCOL)
 			if err != nil {
 				return err
 			}

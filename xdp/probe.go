@@ -451,7 +451,7 @@ func (v *probeDevice) route(vip netip.Prefix) *netlink.Route {
 		Dst:       &net.IPNet{IP: vip.Addr().AsSlice(), Mask: net.CIDRMask(vip.Bits(), vip.Addr().BitLen())},
 		LinkIndex: v.near.Index,
 		Scope:     netlink.SCOPE_LINK,
-		Protocol:  ourProtocol,
+		Protocol:  lb.KernelProtocol,
 		Priority:  routePriority,
 	}
 }

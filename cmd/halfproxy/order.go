@@ -244,8 +244,12 @@ func flowsLeft(status admin.Status, name string) (left string, drains bool) {
 // inForce says what holds after an order was taken.
 func inForce(action lb.Action, kind lb.SubjectKind, o admin.Order, command string) string {
 	everywhere := "on every member that this node reaches"
-	if kind == lb.OfNode {
+	switch {
+	case kind != lb.OfNode:
+	case o.Until.IsZero():
 		everywhere = "until it is undone, over restarts too"
+	default:
+		everywhere = "over restarts too"
 	}
 	what := o.Kind + " " + o.Name
 	if o.Action == lb.Undo.String() {
