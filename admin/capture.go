@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/halfproxy/halfproxy/internal/httpserver"
 )
 
 const capturePath = "/api/v1/capture"
@@ -189,7 +191,7 @@ func (c *captureWriter) tell() error {
 // flush has what is written delivered. A client that takes nothing for a while
 // is as good as gone.
 func (c *captureWriter) flush() error {
-	if err := c.controller.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.controller.SetWriteDeadline(time.Now().Add(httpserver.Patience)); err != nil {
 		return err
 	}
 	return notWritten(errors.Join(c.buffer.Flush(), c.controller.Flush()))
@@ -221,7 +223,7 @@ func (c *Client) Capture(ctx context.Context, r CaptureRequest) (*CaptureStream,
 	connected := make(chan *net.UnixConn, 1)
 	transport := &http.Transport{
 		DisableKeepAlives:     true,
-		ResponseHeaderTimeout: patience,
+		ResponseHeaderTimeout: httpserver.Patience,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			conn, err := c.dial(ctx)
 			if err == nil {
@@ -245,7 +247,7 @@ func (c *Client) Capture(ctx context.Context, r CaptureRequest) (*CaptureStream,
 	}
 	conn := <-connected
 	stop := context.AfterFunc(ctx, func() {
-		if err := errors.Join(conn.CloseWrite(), conn.SetReadDeadline(time.Now().Add(patience))); err != nil {
+		if err := errors.Join(conn.CloseWrite(), conn.SetReadDeadline(time.Now().Add(httpserver.Patience))); err != nil {
 			conn.Close() // which ends it, too
 		}
 	})

@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+
+	"github.com/halfproxy/halfproxy/internal/httpserver"
 )
 
 // Client asks a running node through its admin socket.
@@ -26,7 +28,7 @@ type Client struct {
 func NewClient(socket string) *Client {
 	c := &Client{socket: socket}
 	c.http = http.Client{
-		Timeout: patience,
+		Timeout: httpserver.Patience,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },

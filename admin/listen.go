@@ -6,30 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"syscall"
 )
-
-func listenTCP(address netip.AddrPort) (net.Listener, error) {
-	network := "tcp"
-	if address.Addr().Is4() {
-		network = "tcp4" // or 0.0.0.0 would mean IPv6 as well
-	}
-	l, err := net.Listen(network, address.String())
-	if err == nil {
-		return l, nil
-	}
-	remedy := "change http.listen"
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		remedy = "another program has the port: stop it (`ss -ltnp` names it) or change http.listen"
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		remedy = "this host does not have the address: change http.listen"
-	}
-	return nil, fmt.Errorf("http.listen: %w: %s", err, remedy)
-}
 
 // listenSocket binds the admin socket, in place of one left over by a process
 // that has died. Its owner and group may connect, nobody else.

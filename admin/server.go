@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/halfproxy/halfproxy/events"
+	"github.com/halfproxy/halfproxy/internal/httpserver"
 	"github.com/halfproxy/halfproxy/lb"
 )
 
@@ -72,8 +72,7 @@ const (
 	statusPath = "/api/v1/status"
 	reloadPath = "/api/v1/reload"
 
-	patience = 30 * time.Second // for one answer, at either end
-	grace    = 3 * time.Second  // for answers under way when the server stops
+	grace = 3 * time.Second // for answers under way when the server stops
 )
 
 // New binds both listeners, so that a taken port is known before anything else
@@ -82,7 +81,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{log: cfg.Log.With("part", "admin")}
 	s.stream = newStream(cfg, cfg.whole, s.log)
 	if cfg.Listen.IsValid() {
-		l, err := listenTCP(cfg.Listen)
+		l, err := httpserver.Listen(cfg.Listen)
 		if err != nil {
 			return nil, err
 		}
@@ -125,18 +124,9 @@ func (s *Server) Run(ctx context.Context) error {
 		failed  = make(chan error, len(s.listeners))
 	)
 	for i, l := range s.listeners {
-		srv := &http.Server{
-			Handler:           s.handlers[i],
-			ReadHeaderTimeout: 5 * time.Second,
-			ReadTimeout:       10 * time.Second,
-			WriteTimeout:      patience,
-			IdleTimeout:       2 * time.Minute,
-			MaxHeaderBytes:    16 << 10,
-			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelError),
-			BaseContext:       func(net.Listener) context.Context { return ctx },
-
-			DisableGeneralOptionsHandler: true, // it answers "OPTIONS *" before readOnly can
-		}
+		srv := httpserver.New(s.handlers[i], s.log)
+		srv.BaseContext = func(net.Listener) context.Context { return ctx }
+		srv.DisableGeneralOptionsHandler = true // it answers "OPTIONS *" before readOnly can
 		servers = append(servers, srv)
 		running.Go(func() {
 			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -186,11 +176,7 @@ func (s *Server) reads(cfg Config) *http.ServeMux {
 	mux.HandleFunc("GET "+eventsPath, func(w http.ResponseWriter, r *http.Request) { s.events(w, r, cfg.Events) })
 	mux.HandleFunc("GET /api/v1/stream", s.stream.serve)
 	s.console(mux)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-		// One counter that cannot be read must not hide all others.
-		ErrorHandling: promhttp.ContinueOnError,
-	}))
+	mux.Handle("GET /metrics", httpserver.Metrics(cfg.Gatherer, s.log))
 	return mux
 }
 

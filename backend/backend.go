@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/halfproxy/halfproxy/internal/httpserver"
 	"github.com/halfproxy/halfproxy/lb"
 	"github.com/halfproxy/halfproxy/xdp"
 )
@@ -73,7 +74,7 @@ func New(cfg Config) (_ *Backend, err error) {
 			err = errors.Join(err, b.Close())
 		}
 	}()
-	if b.listener, err = listen(cfg.Listen); err != nil {
+	if b.listener, err = httpserver.Listen(cfg.Listen); err != nil {
 		return nil, err
 	}
 	if err = b.attach(cfg); err != nil {

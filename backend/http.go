@@ -5,15 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"net/http"
-	"net/netip"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/halfproxy/halfproxy/internal/httpserver"
 )
 
 // health is the answer of /healthz, as a load balancer node gives it.
@@ -22,41 +19,14 @@ type health struct {
 	Reasons []string `json:"reasons"` // why it is not ok
 }
 
-func listen(address netip.AddrPort) (net.Listener, error) {
-	network := "tcp"
-	if address.Addr().Is4() {
-		network = "tcp4" // or 0.0.0.0 would mean IPv6 as well
-	}
-	l, err := net.Listen(network, address.String())
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("http.listen: %w: another program has the port: stop it (`ss -ltnp` names it) or change http.listen", err)
-	case err != nil:
-		return nil, fmt.Errorf("http.listen: %w: change http.listen", err)
-	}
-	return l, nil
-}
-
 // serve answers until ctx ends.
 func (b *Backend) serve(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", b.answerHealth)
 	if b.gatherer != nil {
-		mux.Handle("GET /metrics", promhttp.HandlerFor(b.gatherer, promhttp.HandlerOpts{
-			ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelWarn),
-			// One counter that cannot be read must not hide all others.
-			ErrorHandling: promhttp.ContinueOnError,
-		}))
+		mux.Handle("GET /metrics", httpserver.Metrics(b.gatherer, b.log))
 	}
-	server := &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(b.log.Handler(), slog.LevelError),
-	}
+	server := httpserver.New(mux, b.log)
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
