@@ -1,17 +1,47 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/halfproxy/halfproxy/bfd"
 	"github.com/halfproxy/halfproxy/bgp"
 	"github.com/halfproxy/halfproxy/config"
 	"github.com/halfproxy/halfproxy/lb"
 )
+
+// newSpeaker makes the speaker, and the client of the process that has BFD.
+func (n *node) newSpeaker(stateDir string, registry *prometheus.Registry, log *slog.Logger) (err error) {
+	cfg := n.cfg
+	n.hops = nextHops(cfg.Node.Interfaces, bgp.NextHops{})
+	speaks := bgp.Config{
+		ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, Listen: cfg.BGP.Listen, Peers: peers(cfg),
+		NextHops: n.hops, Log: log, Registerer: registry,
+	}
+	if c, held, err := openCrashes(filepath.Join(cmp.Or(stateDir, filepath.Dir(cfg.Admin.Socket)), cfg.Node.Name+"-"), log); err != nil {
+		log.Warn("a peer whose messages crash this process would not be known by the next one", "err", err)
+	} else {
+		speaks.Held, speaks.Up = held, c.up
+	}
+	if n.dataplane.Pinned() {
+		speaks.RestartTime = cfg.BGP.GracefulRestart
+	}
+	if n.speaker, err = bgp.New(speaks); err != nil {
+		return err
+	}
+	socket := bfd.Socket(cfg.Admin.Socket)
+	n.bfd = bfd.NewClient(socket, func() error { return startBFD(socket, log) }, log)
+	registry.MustRegister(n.bfd)
+	return n.bfd.SetPeers(bfdPeers(cfg))
+}
 
 func peers(cfg config.Config) []bgp.Peer {
 	peers := make([]bgp.Peer, len(cfg.BGP.Peers))

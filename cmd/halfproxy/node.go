@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -103,22 +102,12 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, registry *pro
 		Dataplane: n.dataplane, Announcer: nobody{}, Cluster: nobody{}, Checker: n.checker,
 		Log: log, Registerer: registry,
 	}
-	if stateDir != "" {
-		orders := keptFile[[]lb.Order]{filepath.Join(stateDir, "orders.json"), "orders"}
-		if controls.Orders, err = orders.read(); err != nil {
-			return nil, err
-		}
-		controls.KeepOrders = orders.write
-		steps := keptFile[map[string]lb.History]{filepath.Join(stateDir, "steps.json"), "steps of tables"}
-		if controls.Histories, err = steps.read(); err != nil {
-			return nil, err
-		}
-		controls.KeepHistories = steps.write
+	if err := keepState(&controls, stateDir); err != nil {
+		return nil, err
 	}
 	if cfg.Cluster.Alone() {
 		controls.Secret = machineSecret()
 	} else {
-		controls.Secret = cfg.Cluster.HashKey
 		n.members, err = cluster.New(cluster.Config{
 			Name: cfg.Node.Name, Cluster: cfg.Cluster.Name, Listen: cfg.Cluster.Listen, Join: cfg.Cluster.Join,
 			Keys: cfg.Cluster.Keys, StateDir: stateDir, Flows: n.dataplane, Log: log, Registerer: registry,
@@ -126,35 +115,16 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, registry *pro
 		if err != nil {
 			return nil, err
 		}
+		controls.Secret = cfg.Cluster.HashKey
 		controls.Hold = n.withoutFlows
 		controls.Notice = notice
 		controls.Cluster = n.members
 	}
 	if len(cfg.BGP.Peers) > 0 {
-		n.hops = nextHops(cfg.Node.Interfaces, bgp.NextHops{})
-		speaks := bgp.Config{
-			ASN: cfg.BGP.ASN, RouterID: cfg.BGP.RouterID, Listen: cfg.BGP.Listen, Peers: peers(cfg),
-			NextHops: n.hops, Log: log, Registerer: registry,
-		}
-		if c, held, err := openCrashes(filepath.Join(cmp.Or(stateDir, filepath.Dir(cfg.Admin.Socket)), cfg.Node.Name+"-"), log); err != nil {
-			log.Warn("a peer whose messages crash this process would not be known by the next one", "err", err)
-		} else {
-			speaks.Held, speaks.Up = held, c.up
-		}
-		if n.dataplane.Pinned() {
-			speaks.RestartTime = cfg.BGP.GracefulRestart
-		}
-		n.speaker, err = bgp.New(speaks)
-		if err != nil {
+		if err := n.newSpeaker(stateDir, registry, log); err != nil {
 			return nil, err
 		}
 		controls.Announcer = n.speaker
-		socket := bfd.Socket(cfg.Admin.Socket)
-		n.bfd = bfd.NewClient(socket, func() error { return startBFD(socket, log) }, log)
-		registry.MustRegister(n.bfd)
-		if err := n.bfd.SetPeers(bfdPeers(cfg)); err != nil {
-			return nil, err
-		}
 	}
 	n.control = control.New(controls)
 	if err := n.setAggregates(cfg.BGP.Aggregates); err != nil {
@@ -167,6 +137,25 @@ func newNode(cfg config.Config, pin string, happened *events.Ring, registry *pro
 		n.speaker.Resume()
 	}
 	return n, nil
+}
+
+// keepState has control go on with the orders and steps of the process before, and keep
+// them for the next one, where there is a state directory.
+func keepState(controls *control.Config, stateDir string) (err error) {
+	if stateDir == "" {
+		return nil
+	}
+	orders := keptFile[[]lb.Order]{filepath.Join(stateDir, "orders.json"), "orders"}
+	if controls.Orders, err = orders.read(); err != nil {
+		return err
+	}
+	controls.KeepOrders = orders.write
+	steps := keptFile[map[string]lb.History]{filepath.Join(stateDir, "steps.json"), "steps of tables"}
+	if controls.Histories, err = steps.read(); err != nil {
+		return err
+	}
+	controls.KeepHistories = steps.write
+	return nil
 }
 
 // run lets every part do its work until ctx ends or a part fails. Then routes

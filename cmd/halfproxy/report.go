@@ -8,6 +8,7 @@ import (
 
 	"github.com/halfproxy/halfproxy/admin"
 	"github.com/halfproxy/halfproxy/bgp"
+	"github.com/halfproxy/halfproxy/config"
 	"github.com/halfproxy/halfproxy/control"
 	"github.com/halfproxy/halfproxy/lb"
 	"github.com/halfproxy/halfproxy/xdp"
@@ -21,37 +22,54 @@ func (n *node) status() admin.Status {
 	if err != nil {
 		n.log.Error("packet counters not read", "err", err)
 	}
-	lastErrors := make(map[[2]string]string) // by service and backend
-	for _, r := range n.checker.Results() {
-		lastErrors[[2]string{r.Target.Service, r.Target.Backend}] = cmp.Or(r.LastError, r.Held)
-	}
-
 	now := time.Now()
 	s := admin.Status{
-		Time:          now,
-		Node:          admin.Node{Name: cfg.Node.Name, Draining: st.Draining, Version: version, Started: byClock(n.started, now)},
+		Time: now,
+		Node: admin.Node{
+			Name: cfg.Node.Name, Draining: st.Draining, Version: version, Started: byClock(n.started, now),
+			Interfaces: n.interfaceList(cfg.Node.Interfaces),
+			Records:    admin.FlowRecords{Held: stats.Records.Held, Room: stats.Records.Room},
+		},
 		Cluster:       admin.Cluster{InSight: st.InSight, Size: st.Size, Frozen: st.Frozen, Blind: st.Blind},
+		Members:       n.memberList(cfg.Node.Name, st),
+		Services:      n.serviceList(st, stats),
+		BGP:           n.peerList(cfg, now),
 		ConfigDigest:  st.Config.String(),
 		ConfigDiffers: st.ConfigDiffers,
-		Members:       n.memberList(cfg.Node.Name, st),
 	}
-	s.Node.Records = admin.FlowRecords{Held: stats.Records.Held, Room: stats.Records.Room}
 	for _, v := range xdp.Verdicts() {
 		count := stats.Verdicts[v]
 		s.Verdicts = append(s.Verdicts, admin.Verdict{Name: v.String(), Fate: v.Fate(), Packets: count.Packets, Bytes: count.Bytes})
 	}
-	seen := n.control.Seen()
 	for _, o := range st.Orders {
 		s.Orders = append(s.Orders, admin.NewOrder(o))
 	}
+	for _, a := range st.Aggregates {
+		s.Aggregates = append(s.Aggregates, admin.Aggregate{
+			Prefix: a.Prefix, Announced: a.Announced, VIPs: a.VIPs, Serving: a.Serving, Cause: a.Cause, Reason: a.Reason,
+		})
+	}
+	return s
+}
+
+func (n *node) interfaceList(names []string) (list []admin.Interface) {
 	modes := n.dataplane.Modes()
-	for _, name := range cfg.Node.Interfaces {
+	for _, name := range names {
 		mode, attached := modes[name]
 		i := admin.Interface{Name: name, Attached: attached}
 		if attached {
 			i.XDPMode = mode.String()
 		}
-		s.Node.Interfaces = append(s.Node.Interfaces, i)
+		list = append(list, i)
+	}
+	return list
+}
+
+func (n *node) serviceList(st control.Status, stats xdp.Stats) (list []admin.Service) {
+	seen := n.control.Seen()
+	lastErrors := make(map[[2]string]string) // by service and backend
+	for _, r := range n.checker.Results() {
+		lastErrors[[2]string{r.Target.Service, r.Target.Backend}] = cmp.Or(r.LastError, r.Held)
 	}
 	for _, service := range st.Services {
 		out := admin.Service{
@@ -89,28 +107,27 @@ func (n *node) status() admin.Status {
 				LastError: lastErrors[[2]string{service.Name, b.Name}],
 			})
 		}
-		s.Services = append(s.Services, out)
+		list = append(list, out)
 	}
-	for _, a := range st.Aggregates {
-		s.Aggregates = append(s.Aggregates, admin.Aggregate{
-			Prefix: a.Prefix, Announced: a.Announced, VIPs: a.VIPs, Serving: a.Serving, Cause: a.Cause, Reason: a.Reason,
+	return list
+}
+
+func (n *node) peerList(cfg config.Config, now time.Time) (list []admin.Peer) {
+	if n.speaker == nil {
+		return nil
+	}
+	sessions := n.bfdStates(cfg)
+	for _, p := range n.speaker.Peers() {
+		var routes []admin.Route
+		for _, r := range p.Routes {
+			routes = append(routes, admin.Route{Prefix: r.Prefix, GoingAway: r.Shutdown})
+		}
+		list = append(list, admin.Peer{
+			Address: p.Peer, ASN: p.ASN, State: p.State, Since: byClock(p.Since, now), BFD: cmp.Or(sessions[p.Peer], "off"),
+			Announced: p.Announced, Routes: routes, LastError: p.LastError,
 		})
 	}
-	if n.speaker != nil {
-		sessions := n.bfdStates(cfg)
-		for _, p := range n.speaker.Peers() {
-			var routes []admin.Route
-			for _, r := range p.Routes {
-				routes = append(routes, admin.Route{Prefix: r.Prefix, GoingAway: r.Shutdown})
-			}
-			s.BGP = append(s.BGP, admin.Peer{
-				Routes:  routes,
-				Address: p.Peer, ASN: p.ASN, State: p.State, Since: byClock(p.Since, now), BFD: cmp.Or(sessions[p.Peer], "off"),
-				Announced: p.Announced, LastError: p.LastError,
-			})
-		}
-	}
-	return s
+	return list
 }
 
 // byClock is a moment of this process by the clock as it goes now: it may have been set since.
