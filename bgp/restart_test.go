@@ -65,12 +65,18 @@ func TestASpeakerTellsRoutersToKeepItsRoutesOverARestart(t *testing.T) {
 			if tt.resumed {
 				s.Resume()
 			}
+			if got := s.Spoken(); got == tt.resumed {
+				t.Errorf("before: the router has heard from this process: %t", got)
+			}
 			announce(t, n, "203.0.113.10/32", "203.0.113.11/32", "2001:db8:51::10/128")
 			n.run(t)
 			router.knows(t,
 				"2001:db8:51::10/128 via 2001:db8::1 as [64512] communities [] large [] local-pref 0",
 				"203.0.113.10/32 via 198.51.100.254 as [64512] communities [] large [] local-pref 0",
 				"203.0.113.11/32 via 198.51.100.254 as [64512] communities [] large [] local-pref 0")
+			if !s.Spoken() {
+				t.Error("the router has heard of all, and is said to have heard nothing")
+			}
 			c := restartCapability(router.messages(bgp.BGP_MSG_OPEN)[0])
 			if tt.time == 0 {
 				if c != nil {

@@ -40,6 +40,7 @@ type session struct {
 	state  string
 	since  time.Time // of the last change to or from established
 	lasted bool      // the last time that it was established
+	spoken bool      // it was established once
 	// reason is why the session was not established last, in words. explained
 	// says that it stems from the attempt that is ending, and in its own words:
 	// what is said of the attempt in general is of no use then. Both follow the
@@ -113,7 +114,7 @@ func (s *sessions) enter(peer netip.Addr, state string) {
 	p.state = state
 	switch {
 	case state == established:
-		p.since = time.Now()
+		p.since, p.spoken = time.Now(), true
 		s.log.Info("session up", "peer", peer)
 	case was == established:
 		p.lasted = time.Since(p.since) >= s.lasting

@@ -245,6 +245,15 @@ func (s *Speaker) Resume() {
 	s.resumed = true
 }
 
+// Spoken tells whether all peers have heard from us since Run began, where they may keep
+// the routes of a process before until then.
+func (s *Speaker) Spoken() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	silent := func(p Peer) bool { return !s.sessions.get(p.Address).spoken }
+	return !s.resumed || s.cfg.RestartTime == 0 || !slices.ContainsFunc(s.peers, silent)
+}
+
 // Leave has the end of Run leave sessions and routes as they are, for the process to
 // end without a word to the peers, and for the next one to go on. They keep the routes
 // for Config.RestartTime.

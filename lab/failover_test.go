@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -71,6 +72,18 @@ func failOver(t *testing.T, router string, withBFD bool, next string) {
 			must(t, n.Restart(t.Context()))
 			back(t, n)
 		}},
+		{name: "SIGTERM while it restarts", do: func(t *testing.T) {
+			file, err := os.ReadFile(n.config)
+			must(t, err)
+			// Or it would wait for packets to end for as long as its session takes to come up.
+			must(t, os.WriteFile(n.config, []byte(strings.Replace(string(file), "linger: 3s", "linger: 1s", 1)), 0o600))
+			must(t, n.Restart(t.Context()))
+			for s, err := n.Status(t.Context()); err != nil || len(s.BGP) == 0; s, err = n.Status(t.Context()) {
+				time.Sleep(10 * time.Millisecond)
+			}
+			must(t, n.Terminate())
+			must(t, n.Wait(t.Context()))
+		}, mend: func() error { return errors.Join(l.writeConfig(1), n.Start()) }},
 		{name: "upgrade to another binary", keeps: true, do: func(t *testing.T) {
 			l.options.Binary = next
 			must(t, n.Restart(t.Context()))

@@ -17,6 +17,7 @@ const quiet = time.Second
 // until none comes any more.
 func (n *node) stop(ctx context.Context) {
 	cfg := n.config()
+	n.finishRestart(ctx)
 	n.log.Info("node stops: routes are withdrawn first, packets forwarded until none comes any more",
 		"graceful_shutdown", cfg.BGP.GracefulShutdown, "linger", cfg.Node.Linger)
 	if err := n.control.Drain(ctx); err != nil {
@@ -36,6 +37,20 @@ func (n *node) stop(ctx context.Context) {
 	if n.bfd != nil {
 		n.bfd.End()
 	}
+}
+
+// finishRestart waits for a session with routers that keep the routes of the process before:
+// who has none cannot withdraw them.
+func (n *node) finishRestart(ctx context.Context) {
+	if n.speaker == nil || n.speaker.Spoken() {
+		return
+	}
+	kept := min(n.config().BGP.GracefulRestart-time.Since(n.started), longestTakeover+15*time.Second)
+	if kept <= 0 {
+		return
+	}
+	n.log.Info("routers keep the routes of the process before: the node stops once they have heard from this one", "most", kept.Round(time.Second))
+	await(ctx, kept, n.speaker.Spoken)
 }
 
 // restart gives the cause of an end that is asked for by who wants the node to go on.
