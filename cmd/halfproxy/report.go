@@ -131,7 +131,14 @@ func (n *node) peerList(cfg config.Config, now time.Time) (list []admin.Peer) {
 }
 
 // byClock is a moment of this process by the clock as it goes now: it may have been set since.
-func byClock(t, now time.Time) time.Time { return now.Add(t.Sub(now)) }
+// Where it was not a moment stays the same, to the nanosecond.
+func byClock(t, now time.Time) time.Time {
+	at := now.Add(t.Sub(now))
+	if at.Sub(t.Round(0)).Abs() < time.Second {
+		return t
+	}
+	return at.Round(time.Second)
+}
 
 // memberList is the cluster as this node sees it; a node that stands alone is
 // its own only member.
