@@ -170,8 +170,8 @@ func showGoals(scenarios []scenario, floor, empty float64) {
 		}
 	}
 	show(fmt.Sprintf(`The goals, as multiples of the floor: at most so many; by the time of the kernel's loop, as above; and by
-the thread's CPU time of whole runs of %d packets, their set-up included, which is how they were
-set. By that the floor was %.1f ns, of which an empty program was %.1f.`, wholePackets, floor, empty), out...)
+the thread's CPU time of whole runs of %d packets, their set-up included. By that the floor was
+%.1f ns, of which an empty program was %.1f.`, wholePackets, floor, empty), out...)
 }
 
 func benchScenarios() []scenario {
