@@ -77,6 +77,9 @@ func (m made) age(since, now time.Time) time.Duration {
 	return age
 }
 
+// when is that moment by the clock as it goes now.
+func (m made) when(since, now time.Time) time.Time { return now.Add(-m.age(since, now)) }
+
 // stepSet is a set of backends as steps have it, of those that live and those of them
 // that get new flows.
 func stepSet(usable, alive []lb.Backend) []lb.Backend {
@@ -324,7 +327,7 @@ func (p *passage) follow(service string, steps []lb.Step, size int, now time.Tim
 		p.course = course{Course: track.NewCourse(size), known: make(numbers), tables: make(tables)}
 	}
 	for _, s := range steps[len(p.course.steps):] {
-		p.course.Take(p.course.known.stage(now.Add(-p.made.age(s.Since, now)), s.Backends, s.Backends, p.course.table(service, s.Backends, size, was)))
+		p.course.Take(p.course.known.stage(p.made.when(s.Since, now), s.Backends, s.Backends, p.course.table(service, s.Backends, size, was)))
 	}
 	p.course.steps = steps
 }
@@ -336,7 +339,7 @@ func (p *passage) build(t *lb.Table, now time.Time, settle time.Duration) {
 	before, since, set := p.history.Steps, now, t.Alive
 	// Else others are a step ahead, or this node is not yet sure of anything.
 	if n := len(before); n > 0 && slices.Equal(before[n-1].Backends, p.own) {
-		before, since, set = before[:n-1], now.Add(-p.made.age(before[n-1].Since, now)), p.own
+		before, since, set = before[:n-1], p.made.when(before[n-1].Since, now), p.own
 	}
 	p.follow(t.Service.Name, before, len(t.Slots), now)
 	known := p.course.known

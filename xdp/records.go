@@ -306,7 +306,7 @@ func (d *Dataplane) reviewRecords(now time.Time) error {
 	for _, s := range d.services {
 		of := j.services[uint16(s.number)]
 		for _, b := range s.members {
-			if s.lifetime == 0 && !b.watched {
+			if !b.inReview() {
 				b.use = use{}
 				continue
 			}
@@ -533,7 +533,7 @@ func (d *Dataplane) recordStats() (RecordStats, error) {
 func (s *service) uses() map[string]Use {
 	var uses map[string]Use
 	for name, b := range s.members {
-		if s.lifetime == 0 && !b.watched {
+		if !b.inReview() {
 			continue
 		}
 		if uses == nil {

@@ -56,6 +56,9 @@ type backend struct {
 	use     use
 }
 
+// inReview tells whether each look at the records counts packets to it.
+func (b *backend) inReview() bool { return b.watched || b.service.lifetime > 0 }
+
 // lifeBits are the life as it stands in the entry.
 func (b *backend) lifeBits() uint64 { return uint64(b.life) << hopLifeBit }
 

@@ -89,7 +89,7 @@ func refuseUnknown(root *cobra.Command) {
 func wordFlag(cmd *cobra.Command, value *string, name, usage string, known ...string) {
 	*value = cmp.Or(*value, known[0])
 	cmd.Flags().Var(&word{value, known}, name, usage)
-	_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
+	wordsOf(cmd, name, known...)
 }
 
 // word is the value of such an option.
